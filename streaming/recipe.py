@@ -1,0 +1,84 @@
+"""The recipe: every number that decides a reduction, in one frozen object that is written with every result."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from .errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Every number that decides a reduction.
+
+    Raises
+    ------
+    SettingsError
+        A number is out of its range.
+    """
+
+    background: Literal["constant", "dark"] = "constant"
+    "`constant`: `background_level` everywhere; `dark`: the mean of dark frames, pixel by pixel."
+    background_level: float = 0.0
+    "Background with `background: constant`, counts."
+    threshold: float
+    "A pixel is lit when raw > floor(background + threshold), counts; 0 or more."
+    min_pixels: int = 1
+    "Groups of fewer lit pixels are dropped."
+    split: Literal["none"] = "none"
+    "How touching spots are split."
+    saturation: float | None = None
+    "Full scale of the detector, counts: raw counts from here on are saturated. No default is known."
+    sentinels: tuple[int, ...] = ()
+    "Raw values that mark invalid pixels, such as -1, -2 or 4294967295."
+    link: Literal["overlap"] = "overlap"
+    "How peaks of neighbouring frames are linked."
+    min_shared_pixels: int = 1
+    "Common lit pixels that make a link."
+    max_distance: float | None = None
+    "Centroids of linked peaks are no further apart than this, pixels; no limit when absent."
+    max_gap: int = 0
+    "Missing frames that a link may bridge."
+    place_tolerance: float = 1e-3
+    "Frames whose dty, L1 or L2 differ by more than this (in their own unit) are never neighbours."
+    wrap: bool = True
+    "Whether the last and first frame of a full turn are neighbours."
+
+    def __post_init__(self) -> None:
+        wanted = (
+            ("threshold", self.threshold >= 0 and math.isfinite(self.threshold), "a finite number, 0 or more"),
+            ("background_level", math.isfinite(self.background_level), "a finite number"),
+            ("min_pixels", self.min_pixels >= 1, "1 or more"),
+            ("min_shared_pixels", self.min_shared_pixels >= 1, "1 or more"),
+            ("place_tolerance", self.place_tolerance >= 0, "0 or more"),
+            ("max_gap", self.max_gap >= 0, "0 or more"),
+            ("max_distance", self.max_distance is None or self.max_distance > 0, "more than 0, or absent"),
+            ("background", self.background in ("constant", "dark"), "constant or dark"),
+            ("split", self.split == "none", "none"),
+            ("link", self.link == "overlap", "overlap"),
+        )
+        for name, good, want in wanted:
+            if not good:
+                raise SettingsError(f"recipe: {name} is {getattr(self, name)!r}; wanted {want}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain types, to be written as JSON."""
+        return asdict(self) | {"sentinels": list(self.sentinels)}
+
+    @classmethod
+    def from_dict(cls, numbers: dict[str, Any]) -> "Recipe":
+        """Return the recipe that `as_dict` wrote.
+
+        Raises
+        ------
+        SettingsError
+            A key is unknown, or a number is missing or out of its range.
+        """
+        known = {each.name for each in fields(cls)}
+        foreign = sorted(set(numbers) - known)
+        if foreign:
+            raise SettingsError(f"recipe: unknown keys {foreign}; known are {sorted(known)}")
+        try:
+            return cls(**numbers | {"sentinels": tuple(numbers.get("sentinels", ()))})
+        except TypeError as error:
+            raise SettingsError(f"recipe: {error}") from None
