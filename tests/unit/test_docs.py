@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         m["target"] for m in LINK.finditer(page.read_text()) if not (page.parent / m["target"]).exists()
     ]
     assert missing == []
+
+
+def test_tables_page_is_made_from_the_schema() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "reference" / "make_tables.py"))["page"]()
+    assert (ROOT / "docs" / "reference" / "tables.md").read_text() == page
