@@ -7,8 +7,8 @@ from hedmlive.streaming import TABLES
 
 HEAD = """# Tables
 
-Made from the schema in `streaming/tables.py` by `docs/reference/make_tables.py`. HDF5, Tiled and the digest use the
-same columns. A settings file that names further scalar roles adds a column for each to `frames`.
+Made from the schema in `streaming/tables.py` by `docs/reference/make_tables.py`. HDF5, Tiled and the digest
+use the same columns. A settings file that names further scalar roles adds a column for each to `frames`.
 """
 
 
