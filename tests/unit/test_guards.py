@@ -5,7 +5,7 @@ import socket
 import pytest
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "example.org", "10.0.0.1", "::ffff:192.0.2.1"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "10.0.0.1", "::ffff:192.0.2.1"])
 def test_foreign_address_is_refused_before_anything_is_sent(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
