@@ -1,0 +1,340 @@
+"""The callback: subscribe it to a RunEngine, and every HEDM run is archived, reduced and published while it runs."""
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from event_model import RunRouter, unpack_event_page
+
+from ..streaming import ArchiveError, HedmLiveError, Reducer, SettingsError
+from .problems import Problems
+from .publisher import Publisher, ResultSink, make_sink
+from .raw_archive import RawArchive
+from .run import Progress, RunReduction, RunResult
+from .settings import BLOCK, Settings, load_settings
+from .worker import Backlog
+
+SinkMaker = Callable[[], ResultSink]
+
+_UNDECIDED_DOCUMENTS = 1000
+
+
+class HedmLive:
+    """Archives, reduces and publishes the HEDM runs among the documents that it is called with.
+
+    A call costs a hand-over, and for images that come inside events their writing to the raw archive. It raises only
+    when the raw archive cannot be written and `ArchiveSettings.critical` says that this stops the plan. A run is ours
+    when its stream of frames has the data key of a configured detector; others cost nothing.
+
+    Parameters
+    ----------
+    settings
+        Settings, a mapping, or the path of a YAML file.
+    sink
+        Makes what results are published to; by default a Tiled client when the settings name a server.
+
+    Raises
+    ------
+    SettingsError
+        The settings are wrong.
+    """
+
+    def __init__(self, settings: Settings | Mapping[str, Any] | str | Path, *, sink: SinkMaker | None = None) -> None:
+        self.settings = load_settings(settings)
+        self.problems = Problems()
+        self.results: dict[str, RunResult] = {}
+        self._sink = sink if sink is not None or self.settings.tiled is None else _tiled_sink(self.settings)
+        self._runs: dict[str, _LiveRun] = {}
+        self._router = RunRouter([self._factory])
+        atexit.register(self.close)
+        threading.Thread(target=_warm, args=(self.settings,), name="hedmlive-warm", daemon=True).start()
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take one document of any run.
+
+        Raises
+        ------
+        ArchiveError
+            A critical raw archive cannot be written.
+        """
+        try:
+            self._router(name, doc)
+        except ArchiveError:
+            raise
+        except Exception as error:  # noqa: BLE001  (what a document holds must not abort a plan)
+            run = str(doc.get("run_start") or doc.get("uid") or "") if isinstance(doc, Mapping) else ""
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            self.problems.add("document", f"a {name} document of run {run[:8]!r} belongs to no run that began ({why})")
+
+    @property
+    def receiver(self) -> "HedmLive":
+        """The function to subscribe, under the name that apstools' file writers use."""
+        return self
+
+    @property
+    def uids(self) -> tuple[str, ...]:
+        """uids of our runs, oldest first."""
+        return tuple(self._runs)
+
+    def progress(self, uid: str | None = None) -> Progress:
+        """Return how far a run is; the newest by default."""
+        if not self._runs:
+            return Progress()
+        return self._runs[uid or next(reversed(self._runs))].progress
+
+    def publisher(self, uid: str | None = None) -> Publisher | None:
+        """Return the publisher of a run, the newest by default."""
+        return self._runs[uid or next(reversed(self._runs))].publisher if self._runs else None
+
+    def wait(self, timeout: float | None = None) -> dict[str, RunResult]:
+        """Wait until every run that has stopped is reduced and published; return the results so far."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for run in list(self._runs.values()):
+            run.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return self.results
+
+    wait_writer = wait
+
+    def wait_writer_plan_stub(self) -> Iterator[Any]:
+        """Wait inside a plan, without holding up the RunEngine."""
+        from bluesky import plan_stubs
+
+        while any(run.busy for run in self._runs.values()):
+            yield from plan_stubs.sleep(0.05)
+
+    def close(self, timeout: float = 30) -> None:
+        """Finish: reduce what was handed over, write the ends of the archives, and stop publishing."""
+        atexit.unregister(self.close)
+        for run in list(self._runs.values()):
+            run.close(timeout)
+
+    def _factory(self, name: str, start: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+        return [_Undecided(self.settings, start, self._accept)], []
+
+    def _accept(self, start: Mapping[str, Any]) -> "_LiveRun":
+        run = _LiveRun(self.settings, start, self._sink, partial(self.results.__setitem__, str(start["uid"])))
+        self._runs[str(start["uid"])] = run
+        return run
+
+
+class _Undecided:
+    """Keeps the first documents of a run until its stream of frames is described, then passes on all or nothing."""
+
+    def __init__(
+        self, settings: Settings, start: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], "_LiveRun"]
+    ) -> None:
+        self._settings = settings
+        self._start = start
+        self._accept = accept
+        self._kept: list[tuple[str, Mapping[str, Any]]] | None = []
+        self._run: _LiveRun | None = None
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        if name == "event_page" and len(doc["seq_num"]) == 1:
+            # RunRouter makes pages of events; the archive keeps what came.
+            name, doc = "event", next(iter(unpack_event_page(doc)))  # pyright: ignore[reportArgumentType]
+        if self._run is not None:
+            self._run(name, doc)
+        elif self._kept is not None:
+            self._kept.append((name, doc))
+            if name == "descriptor" and doc.get("name") == self._settings.stream:
+                self._decide(doc)
+            elif name == "stop" or len(self._kept) > _UNDECIDED_DOCUMENTS:
+                self._kept = None
+
+    def _decide(self, descriptor: Mapping[str, Any]) -> None:
+        kept, self._kept = self._kept or [], None
+        if any(detector.image in descriptor["data_keys"] for detector in self._settings.detectors):
+            self._run = self._accept(self._start)
+            for name, doc in kept:
+                self._run(name, doc)
+
+
+class _LiveRun:
+    """One of our runs: the raw archive in the RunEngine's thread, everything else in a thread of its own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        start: Mapping[str, Any],
+        sink: SinkMaker | None,
+        done: Callable[[RunResult], None],
+    ) -> None:
+        self._settings = settings
+        self._start = start
+        self._sink = sink
+        self._done = done
+        self._problems = Problems(str(start["uid"]))
+        folder, stem = settings.archive.folder, run_stem(settings, start)
+        self._reduced_path = folder / f"{stem}_reduced.h5"
+        self._raw = self._open_raw(folder / f"{stem}_raw.h5")
+        self._backlog = Backlog(settings.worker.documents, int(settings.worker.memory_mb * 1e6), self._read_back)
+        self._reduction: RunReduction | None = None
+        self.publisher: Publisher | None = None
+        self._thread = threading.Thread(target=self._work, name=f"hedmlive-{str(start['uid'])[:8]}", daemon=True)
+        self._thread.start()
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        if self._raw is not None:
+            try:
+                self._raw.append(name, doc)
+            except ArchiveError as error:
+                self._lose_raw(error)
+        self._backlog.put(name, doc)
+        if name == "stop":
+            self._backlog.close()
+
+    @property
+    def progress(self) -> Progress:
+        return self._reduction.progress if self._reduction is not None else Progress()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it stopped and is not reduced and published yet."""
+        return self._backlog.closed and (self._thread.is_alive() or not self._published(0))
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until a stopped run is reduced and published."""
+        if not self._backlog.closed:
+            return
+        started = time.monotonic()
+        self._thread.join(timeout)
+        self._published(None if timeout is None else max(0.0, timeout - (time.monotonic() - started)))
+
+    def close(self, timeout: float) -> None:
+        """End the run, with or without a stop document."""
+        self._backlog.close()
+        self.wait(timeout)
+        if self.publisher is not None and not self._published(0):
+            self._problems.add("publish", "not everything was published before the end; the archives hold it all")
+            self.publisher.give_up()
+
+    def _published(self, timeout: float | None) -> bool:
+        return self.publisher is None or self.publisher.wait(timeout)
+
+    def _open_raw(self, path: Path) -> RawArchive | None:
+        if not self._settings.archive.write_raw:
+            return None
+        try:
+            return RawArchive(path, self._settings, self._start)
+        except ArchiveError as error:
+            self._raw = None
+            self._lose_raw(error)
+            return None
+
+    def _lose_raw(self, error: ArchiveError) -> None:
+        if self._settings.archive.critical:
+            raise error
+        self._raw = None
+        self._problems.add("raw-archive", f"{error}; the run goes on without a raw archive")
+
+    def _read_back(self, index: int) -> tuple[str, Any] | None:
+        try:
+            return None if self._raw is None else self._raw.document(index)
+        except (OSError, ValueError, IndexError, KeyError):
+            return None
+
+    # In the thread
+
+    def _work(self) -> None:
+        self._reduction = reduction = RunReduction(
+            self._settings, self._start, self._reduced_path, raw=self._raw, problems=self._problems
+        )
+        if self._sink is not None and self._settings.tiled is not None and reduction.archive is not None:
+            self.publisher = Publisher(
+                self._sink,
+                reduction.archive,
+                reduction.uid,
+                self._start,
+                self._settings.tiled,
+                self._problems,
+                raw=self._raw,
+            )
+        while not self._backlog.drained:
+            self._step(reduction)
+        if self._backlog.n_lost:
+            self._problems.add(
+                "documents-lost", f"{self._backlog.n_lost} documents did not fit into memory and no raw archive has them"
+            )
+        result = reduction.finish()
+        self._done(result)
+        if self.publisher is not None:
+            self.publisher.finish({"digest": next(iter(result.digests.values()), "")})
+
+    def _step(self, reduction: RunReduction) -> None:
+        item = self._backlog.get(timeout=0.1)
+        if item is not None:
+            before = reduction.progress.n_frames
+            reduction.push(item.name, item.doc, item.came)
+            if self.publisher is not None and reduction.progress.n_frames > before:
+                self.publisher.reduced(reduction.progress.n_frames, item.came)
+        reduction.flush_if_due()
+        if self._raw is not None:
+            try:
+                self._raw.flush_if_due()
+            except (OSError, ValueError, RuntimeError) as error:
+                if not self._problems.counts["raw-archive"]:
+                    self._problems.add("raw-archive", f"{self._raw.path}: cannot be flushed: {error}")
+
+
+def hedm_live_init(RE: Any, config: Settings | Mapping[str, Any] | str | Path) -> HedmLive | None:  # noqa: N803
+    """Subscribe live reduction to a RunEngine, as a BITS startup or a plain session does.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine.
+    config
+        Settings, the path of a YAML file, or an iconfig with a block `HEDM_LIVE`; a block with `ENABLE: false`
+        subscribes nothing.
+
+    Returns
+    -------
+    The callback, or None if the block is not enabled. Keep it: `wait()` at the prompt waits for its results.
+
+    Raises
+    ------
+    SettingsError
+        The settings are wrong.
+    """
+    if isinstance(config, Mapping) and BLOCK in config and not config[BLOCK].get("ENABLE", True):
+        return None
+    live = HedmLive(config)
+    RE.subscribe(live)
+    return live
+
+
+def run_stem(settings: Settings, start: Mapping[str, Any]) -> str:
+    """Return the name of a run's files, without `_raw.h5`.
+
+    Raises
+    ------
+    ArchiveError
+        The settings' stem names something that the start document does not have.
+    """
+    try:
+        stem = settings.archive.stem.format(scan_id=start.get("scan_id", 0), uid=start["uid"])
+    except (KeyError, ValueError, IndexError) as error:
+        raise ArchiveError(f"archive.stem {settings.archive.stem!r} cannot be filled in: {error}") from None
+    # A start document must not lead out of the folder.
+    return stem.replace("/", "_").replace("\\", "_")
+
+
+def _tiled_sink(settings: Settings) -> SinkMaker:
+    tiled = settings.tiled
+    if tiled is None:
+        raise SettingsError("tiled: no server is named")
+    key = os.environ.get(tiled.api_key_env)
+    return lambda: make_sink("tiled", tiled.uri, key)
+
+
+def _warm(settings: Settings) -> None:
+    try:
+        Reducer.warm("<u2")
+    except HedmLiveError:
+        return

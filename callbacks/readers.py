@@ -1,0 +1,250 @@
+"""Readers of single frames from the files that documents name."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import h5py
+import hdf5plugin  # noqa: F401  (its import registers the filters that detectors compress with)
+import numpy as np
+
+from ..streaming import FrameError, SparseImage
+
+SPARSE = "application/x-hedm-sparse+hdf5"
+FRAME_CACHE = "application/x-hexrd-framecache"
+
+Image = np.ndarray | SparseImage
+
+
+class NotYet(Exception):
+    """The file does not hold the frame yet."""
+
+
+class Reader(Protocol):
+    """Reads frames of one StreamResource."""
+
+    def read(self, index: int) -> Image:
+        """Return the images of one event, shape (k, rows, columns) or (rows, columns).
+
+        Raises
+        ------
+        NotYet
+            The file does not hold them yet.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+class HDF5Reader:
+    """Frames of one HDF5 dataset, which may still grow (SWMR)."""
+
+    def __init__(self, path: Path, parameters: Mapping[str, Any], per_event: int) -> None:
+        self.path = path
+        self.dataset = str(parameters.get("dataset") or parameters.get("path") or "/entry/data/data")
+        self._per_event = per_event
+        self._file: h5py.File | None = None
+
+    def read(self, index: int) -> Image:
+        """Return rows index*k to (index+1)*k."""
+        if self._file is None:
+            self._file = open_growing(self.path)
+        if self.dataset not in self._file:
+            self.close()
+            raise NotYet(f"no dataset {self.dataset}")
+        data = self._file[self.dataset]
+        first = index * self._per_event
+        if len(data) < first + self._per_event:
+            data.refresh()
+        if len(data) < first + self._per_event:
+            if not self._file.swmr_mode:
+                self.close()
+            raise NotYet(f"{len(data)} images")
+        # A dataset of one image an event keeps its leading axis; four axes are (event, k, rows, columns).
+        return data[index] if data.ndim == 4 else data[first : first + self._per_event]
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class SparseReader:
+    """Frames of a sparse group of a raw archive."""
+
+    def __init__(self, path: Path, parameters: Mapping[str, Any], per_event: int) -> None:
+        self._path = path
+        self._group = str(parameters["dataset"])
+        self._file: h5py.File | None = None
+
+    def read(self, index: int) -> Image:
+        """Return one frame."""
+        if self._file is None:
+            self._file = open_growing(self._path)
+        group = self._file[self._group]
+        if len(group["frame_start"]) < index + 2:
+            raise NotYet(f"{len(group['frame_start']) - 1} frames")
+        first, end = (int(place) for place in group["frame_start"][index : index + 2])
+        rows, columns = (int(n) for n in group.attrs["shape"])
+        return SparseImage(
+            shape=(rows, columns),
+            row=group["row"][first:end],
+            col=group["col"][first:end],
+            value=group["value"][first:end],
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class FrameCacheReader:
+    """Frames of a HEXRD frame-cache (.npz)."""
+
+    def __init__(self, path: Path, parameters: Mapping[str, Any], per_event: int) -> None:
+        # Nothing in a file is ever unpickled.
+        self._file = np.load(path, allow_pickle=False)
+        self._shape = tuple(int(n) for n in self._file["shape"])
+        self._dtype = np.dtype(text(self._file["dtype"]))
+
+    def read(self, index: int) -> Image:
+        """Return one frame; pixels that are listed twice are added, as HEXRD's sparse matrices do."""
+        row, col, value = (self._file[f"{index}_{name}"] for name in ("row", "col", "data"))
+        place = row.astype(np.int64) * self._shape[1] + col
+        if len(place) > 1 and not (np.diff(place) > 0).all():
+            place, inverse = np.unique(place, return_inverse=True)
+            summed = np.zeros(len(place), np.int64 if self._dtype.kind in "ui" else np.float64)
+            np.add.at(summed, inverse, value)
+            row, col, value = place // self._shape[1], place % self._shape[1], summed
+        return SparseImage(shape=self._shape, row=row, col=col, value=value.astype(self._dtype))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class FileSeriesReader:
+    """Frames of one file an image (TIFF, npy), named by a template."""
+
+    def __init__(self, base: str, parameters: Mapping[str, Any], load: Callable[[Path], np.ndarray]) -> None:
+        from bluesky_tiled_plugins.utils import compile_template
+
+        template = str(parameters.get("template", ""))
+        self._base = base
+        self._template = compile_template(template, str(parameters.get("filename", ""))) if template else ""
+        self._load = load
+
+    def read(self, index: int) -> Image:
+        """Return the image of one file."""
+        path = file_path(self._base + self._template.format(index) if self._template else self._base)
+        if not path.exists():
+            raise NotYet("no such file")
+        return self._load(path)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def open_growing(path: Path) -> h5py.File:
+    """Open a file to read, whether it is finished, still written, or left behind by a killed process.
+
+    Raises
+    ------
+    NotYet
+        It is not there, or not readable yet.
+    """
+    problem: OSError | None = None
+    for swmr in (True, False):
+        try:
+            return h5py.File(path, "r", swmr=swmr, libver="latest", locking=False)
+        except OSError as error:
+            problem = error
+    raise NotYet(str(problem))
+
+
+def file_path(uri: str) -> Path:
+    """Return the path of a `file:` URI or of a bare path.
+
+    Raises
+    ------
+    FrameError
+        It is another kind of URI.
+    """
+    if "://" not in uri and not uri.startswith("file:"):
+        return Path(uri)
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        raise FrameError(f"frames lie at {uri}; wanted a file: URI that this machine can read")
+    return Path(unquote(parts.path))
+
+
+def make_reader(resource: Mapping[str, Any], per_event: int) -> Reader:
+    """Return the reader of a StreamResource document.
+
+    Raises
+    ------
+    FrameError
+        Its mimetype is not known.
+    """
+    mimetype, parameters = str(resource["mimetype"]), resource.get("parameters", {})
+    uri = str(resource["uri"])
+    if mimetype == "application/x-hdf5":
+        return HDF5Reader(file_path(uri), parameters, per_event)
+    if mimetype == SPARSE:
+        return SparseReader(file_path(uri), parameters, per_event)
+    if mimetype == FRAME_CACHE:
+        return FrameCacheReader(file_path(uri), parameters, per_event)
+    if mimetype == "multipart/related;type=image/tiff":
+        return FileSeriesReader(uri, parameters, _load_tiff)
+    if mimetype == "multipart/related;type=application/x-npy":
+        with_template = {"template": "%s_%d.npy"} | dict(parameters)
+        return FileSeriesReader(uri.rstrip("/") + "/", with_template, lambda path: np.load(path, allow_pickle=False))
+    raise FrameError(f"frames have the mimetype {mimetype}; wanted HDF5, TIFF, npy or a frame-cache")
+
+
+def read_waiting(
+    reader: Reader,
+    index: int,
+    seconds: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Image:
+    """Read a frame that a document announced, waiting for a file that lags behind.
+
+    Raises
+    ------
+    FrameError
+        The frame was not there in time, or the file cannot be read.
+    """
+    deadline = clock() + seconds
+    while True:
+        try:
+            return reader.read(index)
+        except NotYet as error:
+            if clock() >= deadline:
+                raise FrameError(f"image {index} is not in its file after {seconds:g} s: {error}") from None
+            sleep(0.02)
+        except (OSError, KeyError, ValueError) as error:
+            if isinstance(error, FrameError):
+                raise
+            raise FrameError(f"image {index} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def text(value: Any) -> str:
+    """Return a string that numpy kept as bytes or text."""
+    item = value.item() if isinstance(value, np.ndarray) else value
+    return item.decode() if isinstance(item, bytes) else str(item)
+
+
+def _load_tiff(path: Path) -> np.ndarray:
+    import tifffile
+
+    return tifffile.imread(path)

@@ -1,0 +1,215 @@
+"""Replay: documents of an archived run through the same callbacks, which must give the same digest."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..streaming import ArchiveError, DocumentError, ReplayError
+from .foreign import frame_cache_documents, frame_cache_settings
+from .live import SinkMaker, run_stem
+from .problems import Problems
+from .publisher import Publisher
+from .raw_archive import RawArchive, RawArchiveReader
+from .run import Progress, RunReduction, RunResult
+from .settings import Settings
+
+Documents = Iterable[tuple[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Documents of one run, and what is known of them beforehand."""
+
+    documents: Documents
+    "The documents."
+    settings: Mapping[str, Any] | None
+    "Settings that go with them, as plain values; None if they must be given."
+    n_frames: int | None = None
+    "Number of frames, if it is known."
+    stem: str | None = None
+    "Name for the archives; None for the one that the settings say."
+    write_raw: bool = False
+    "Whether the documents have no raw archive yet."
+
+
+def process(
+    documents: Documents,
+    settings: Settings,
+    *,
+    stem: str | None = None,
+    write_raw: bool = False,
+    sink: SinkMaker | None = None,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    publish_seconds: float = 60,
+) -> RunResult:
+    """Send the documents of one run through the callbacks, in this thread, as fast as they are reduced.
+
+    Parameters
+    ----------
+    documents
+        (name, document) of one run.
+    settings
+        Everything that the settings say; the archives go to `ArchiveSettings.folder`.
+    stem
+        Name of the archives; by default the one that the settings say.
+    write_raw
+        Whether to write a raw archive too.
+    sink
+        Makes what results are published to.
+    watch
+        Called after each document.
+    publish_seconds
+        How long to wait at the end until all is published.
+
+    Raises
+    ------
+    ReplayError
+        There is no start document.
+    ArchiveError
+        An archive cannot be written.
+    """
+    iterator = iter(documents)
+    name, start = next(iterator, ("nothing", {}))
+    if name != "start" or "uid" not in start:
+        raise ReplayError(f"the first document is {name}; wanted a start document with a uid")
+    stem = stem or run_stem(settings, start)
+    problems = Problems(str(start["uid"]))
+    raw = RawArchive(settings.archive.folder / f"{stem}_raw.h5", settings, start) if write_raw else None
+    path = settings.archive.folder / f"{stem}_reduced.h5"
+    reduction = RunReduction(settings, start, path, raw=raw, problems=problems)
+    if reduction.archive is None:
+        raise ArchiveError(problems.kept[-1].message)
+    publisher = None
+    if sink is not None and settings.tiled is not None:
+        publisher = Publisher(sink, reduction.archive, reduction.uid, start, settings.tiled, problems, raw=raw)
+    if raw is not None:
+        raw.append("start", start)
+    for name, doc in iterator:
+        if raw is not None:
+            raw.append(name, doc)
+        reduction.push(name, doc)
+        watch(reduction.progress)
+    result = reduction.finish()
+    if publisher is not None:
+        publisher.finish({"digest": next(iter(result.digests.values()), "")})
+        if not publisher.wait(publish_seconds):
+            publisher.give_up()
+            problems.add("publish", "not everything was published; the archives hold it all")
+    else:
+        reduction.archive.release()
+    return result
+
+
+def open_source(where: str, *, api_key: str | None = None) -> Source:
+    """Return the documents of a run.
+
+    Parameters
+    ----------
+    where
+        A raw archive (.h5), a HEXRD frame-cache (.npz), documents (.jsonl, or .json with a list),
+        ``tiled://HOST:PORT/UID`` or ``databroker://CATALOG/UID``.
+    api_key
+        Key of the Tiled server; by default that of the environment variable ``HEDMLIVE_TILED_API_KEY``.
+
+    Raises
+    ------
+    ReplayError, ArchiveError
+        There is no such run, or it cannot be read.
+    """
+    if where.startswith("tiled://"):
+        return _from_tiled(where, api_key or os.environ.get("HEDMLIVE_TILED_API_KEY"))
+    if where.startswith("databroker://"):
+        return _from_databroker(where)
+    path = Path(where)
+    if not path.is_file():
+        raise ReplayError(f"{where}: no such file; wanted a raw archive, a frame-cache, documents, tiled:// or databroker://")
+    if path.suffix == ".npz":
+        return _from_frame_cache(path)
+    if path.suffix in (".json", ".jsonl"):
+        return Source(documents=_read_json(path), settings=None, stem=path.stem, write_raw=True)
+    return _from_raw_archive(path)
+
+
+def _from_raw_archive(path: Path) -> Source:
+    reader = RawArchiveReader(path)
+    settings = json.loads(reader.settings().to_json())
+
+    def documents() -> Iterator[tuple[str, Mapping[str, Any]]]:
+        with reader:
+            yield from reader.documents()
+
+    stem = path.stem.removesuffix("_raw")
+    return Source(documents=documents(), settings=settings, n_frames=reader.n_points(), stem=stem)
+
+
+def _from_frame_cache(path: Path) -> Source:
+    n_frames, documents = frame_cache_documents(path)
+    settings = frame_cache_settings(path)
+    return Source(documents=documents, settings=settings, n_frames=n_frames, stem=path.stem, write_raw=True)
+
+
+def _from_tiled(where: str, api_key: str | None) -> Source:
+    # Imported when needed: Tiled's client is slow to import.
+    from tiled.client import from_uri
+
+    parts = urlsplit(where)
+    uid = parts.path.strip("/").split("/")[-1]
+    try:
+        client = from_uri(f"http://{parts.netloc}/api/v1", api_key=api_key)
+        run = client["raw"][uid]
+        documents = [(name, doc) for name, doc in run.documents() if doc]
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ReplayError(f"{where}: cannot be read ({why}); wanted tiled://HOST:PORT/UID and a valid key") from None
+    try:
+        attempts = client["reduced"][uid]
+        settings = json.loads(attempts.values().first().metadata["settings"])
+    except (KeyError, IndexError, TypeError):
+        settings = None
+    return Source(documents=documents, settings=settings, stem=None)
+
+
+def _from_databroker(where: str) -> Source:
+    try:
+        import databroker
+    except ImportError:
+        raise ReplayError(f"{where}: databroker is not installed; install hedmlive[databroker]") from None
+    parts = urlsplit(where)
+    try:
+        run = databroker.catalog[parts.netloc][parts.path.strip("/")]
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ReplayError(f"{where}: no such run ({why}); wanted databroker://CATALOG/UID") from None
+    return Source(documents=run_documents(run), settings=None, stem=None)
+
+
+def run_documents(run: Any) -> Documents:
+    """Return the documents of a databroker run (1.2.5 or 2.x), with references left as references.
+
+    Raises
+    ------
+    ReplayError
+        The object has no documents.
+    """
+    if not hasattr(run, "documents"):
+        raise ReplayError(f"{run!r} has no documents(); wanted a run of a databroker catalogue")
+    try:
+        # 1.x: `no` leaves references to frames as they are, so that our readers read one at a time.
+        return run.documents(fill="no")
+    except (TypeError, NotImplementedError):
+        return ((name, doc) for name, doc in run.documents() if doc)
+
+
+def _read_json(path: Path) -> Documents:
+    try:
+        content = path.read_text(encoding="utf-8")
+        loaded = json.loads(content) if path.suffix == ".json" else [json.loads(each) for each in content.splitlines()]
+        return [(each["name"], each["doc"]) if isinstance(each, dict) else (each[0], each[1]) for each in loaded]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise DocumentError(f"{path}: not documents: {type(error).__name__}: {error}") from None
+
+

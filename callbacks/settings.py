@@ -1,0 +1,177 @@
+"""Settings: one YAML file, or a block of one, read into frozen models that forbid unknown keys."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from ..streaming import SCAN_ROLES, Recipe, SettingsError
+
+BLOCK = "HEDM_LIVE"
+"""Name of our block in an ``iconfig.yml``."""
+
+_OMEGA_ROLES = ("omega", "omega_start", "omega_end", "omega_step")
+_OTHER_ROLES = ("lattice_parameters", "space_group")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DetectorSettings(_Model):
+    """One detector, or one panel of it."""
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    "Name in the archives."
+    image: str
+    "Data key of its image."
+    dark: Path | None = None
+    "File (.npy) of the mean dark frame; with `background: dark` and no file, the run's dark stream is used."
+    mask: Path | None = None
+    "File (.npy), 0 where a pixel is valid."
+
+
+class ArchiveSettings(_Model):
+    """Where the archives go."""
+
+    folder: Path
+    "Folder of the archives; made if it is not there."
+    stem: str = "{scan_id}_{uid:.8}"
+    "Name of a run's files without `_raw.h5`; a format of the start document's `scan_id` and `uid`."
+    critical: bool = True
+    "Whether a raw archive that cannot be written stops the plan."
+    flush_seconds: float = Field(default=0.5, gt=0)
+    "Longest time that documents wait in memory."
+    write_raw: bool = True
+    "Whether to write a raw archive; a replay has one already."
+
+
+class WorkerSettings(_Model):
+    """Bounds of what waits in memory."""
+
+    memory_mb: float = Field(default=512, gt=0)
+    "Images that wait for the worker; beyond it they are read back from the raw archive."
+    documents: int = Field(default=10_000, ge=1)
+    "Documents that wait for the worker."
+    reorder_points: int = Field(default=256, ge=1)
+    "Later points that are waited for before one that did not come counts as missing."
+    role_points: int = Field(default=16, ge=0)
+    "Points that are waited for a role that did not come with the first."
+    file_seconds: float = Field(default=10, ge=0)
+    "How long to wait for a frame that a document announced and the file does not hold yet."
+
+
+class TiledSettings(_Model):
+    """The Tiled server to publish to."""
+
+    uri: str
+    "Address of the server, as `http://127.0.0.1:8000`."
+    api_key_env: str = "HEDMLIVE_TILED_API_KEY"
+    "Environment variable that holds the key; keys do not belong in a settings file."
+    latency: float = Field(default=0.2, gt=0)
+    "Longest time that new rows wait, seconds."
+    rows: int = Field(default=50_000, ge=1)
+    "Most rows in one batch."
+    raw: bool = True
+    "Whether the run itself is published too."
+
+
+class Settings(_Model):
+    """Everything that `hedmlive.yml` says."""
+
+    stream: str = "primary"
+    "Stream that holds the frames."
+    dark_stream: str = "dark"
+    "Stream that holds dark frames, if there is one."
+    roles: dict[str, str] = {}
+    "Role to data key: omega, or omega_start and omega_end; omega_step, L1, L2, energy, dty, monitor, or any other."
+    omega_marks: Literal["start", "centre", "end"] | None = None
+    "What the role omega is within the frame; to be said exactly when there is a role omega_step."
+    omega_sign: Literal[1, -1] = 1
+    "-1 where the rotation's positive sense is the other one, as `aero` of APS 1-ID."
+    detectors: tuple[DetectorSettings, ...] = Field(min_length=1)
+    "The detectors; each gets a reduction of its own."
+    recipe: Recipe
+    "Every number that decides the reduction."
+    archive: ArchiveSettings
+    "Where the archives go."
+    worker: WorkerSettings = WorkerSettings()
+    "Bounds of what waits in memory."
+    tiled: TiledSettings | None = None
+    "The Tiled server to publish to."
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _known_recipe_keys(cls, value: Any) -> Any:
+        # A dataclass ignores what it does not know; a misspelt threshold must not be silent.
+        return Recipe.from_dict(dict(value)) if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _roles_make_sense(self) -> Self:
+        roles = self.roles
+        if ("omega_step" in roles) != (self.omega_marks is not None):
+            raise ValueError("omega_marks must be said (start, centre or end) exactly when there is a role omega_step")
+        if "omega_step" in roles and "omega" not in roles:
+            raise ValueError("role omega_step needs the role omega")
+        if ("omega_start" in roles) != ("omega_end" in roles):
+            raise ValueError("roles omega_start and omega_end belong together")
+        if "omega" in roles and "omega_start" in roles:
+            raise ValueError("give either the role omega, or omega_start and omega_end")
+        names = [detector.name for detector in self.detectors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"detectors share a name: {names}")
+        return self
+
+    @property
+    def further_roles(self) -> tuple[str, ...]:
+        """Scalar roles beside omega that are not among `SCAN_ROLES`."""
+        known = (*_OMEGA_ROLES, *_OTHER_ROLES, *SCAN_ROLES)
+        return tuple(role for role in self.roles if role not in known)
+
+    def to_json(self) -> str:
+        """Return the settings as JSON, as the raw archive keeps them."""
+        plain = self.model_dump(mode="json", exclude={"recipe"})
+        return json.dumps(plain | {"recipe": self.recipe.as_dict()})
+
+
+def load_settings(source: "Settings | Mapping[str, Any] | str | Path") -> Settings:
+    """Return settings from a YAML file, a mapping, or a mapping with a block `HEDM_LIVE`.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read, or a key is unknown, missing or wrong: the message names file, key, what came and
+        what was wanted.
+    """
+    if isinstance(source, Settings):
+        return source
+    origin = "settings" if isinstance(source, Mapping) else str(source)
+    numbers = source if isinstance(source, Mapping) else _read_yaml(Path(source))
+    if BLOCK in numbers:
+        numbers, origin = numbers[BLOCK], f"{origin}, block {BLOCK}"
+    numbers = {key: value for key, value in numbers.items() if key != "ENABLE"}
+    try:
+        return TypeAdapter(Settings).validate_python(numbers)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(whole)"
+        came = "" if first["type"] == "missing" else f", came {first['input']!r:.80}"
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise SettingsError(f"{origin}: {key}: {first['msg']}{came}{more}") from None
+    except SettingsError as error:
+        raise SettingsError(f"{origin}: {error}") from None
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}; wanted a YAML file of settings") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, Mapping):
+        raise SettingsError(f"{path}: holds {type(loaded).__name__}; wanted keys and values, as `recipe:`")
+    return loaded
