@@ -1,0 +1,66 @@
+"""Helpers for clients: connect, find the newest reduction of a run, read its tables."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from .layout import BATCH, REDUCED, table_identity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RETRIES = {"TILED_RETRY_ATTEMPTS": "3", "TILED_RETRY_TIMEOUT": "10"}
+"""Tiled's own budget, 10 attempts in 45 s, makes a server that is away look like a hang of over a minute."""
+
+
+def connect(uri: str, api_key: str | None = None) -> Any:
+    """Return a Tiled client of the root of a catalogue.
+
+    Parameters
+    ----------
+    uri
+        The server's address, such as ``http://127.0.0.1:8000/api/v1``.
+    api_key
+        The key; without it Tiled looks into the environment variable ``TILED_API_KEY``.
+
+    Raises
+    ------
+    httpx.HTTPError
+        Nobody answers there, or the key is wrong.
+    """
+    for name, value in _RETRIES.items():
+        os.environ.setdefault(name, value)  # read once, when tiled.client is first imported
+    from tiled.client import from_uri
+
+    return from_uri(uri, api_key=api_key)
+
+
+def latest_reduction(client: Any, uid: str) -> Any:
+    """Return the node of the newest attempt at reducing a run.
+
+    Raises
+    ------
+    KeyError
+        The run has no reduction in this catalogue.
+    """
+    attempts = client[REDUCED][uid]
+    newest = max(attempts, default=None)
+    if newest is None:
+        raise KeyError(f"run {uid} has no reduction in this catalogue")
+    return attempts[newest]
+
+
+def tables_of(reduction: Any) -> dict[str, Any]:
+    """Return the tables of a reduction, name to node."""
+    return {name: node for name, node in reduction.items() if node.structure_family == "table"}
+
+
+def read_table(node: Any) -> "pd.DataFrame":
+    """Return the rows of a table of a reduction, each once, in the order in which they were stored.
+
+    The column ``batch``, which only counts appends, is left out.
+    """
+    frame = node.read()
+    identity = table_identity(node.structure().arrow_schema_decoded)
+    if identity:
+        frame = frame.drop_duplicates(list(identity), ignore_index=True)
+    return frame.drop(columns=BATCH, errors="ignore")

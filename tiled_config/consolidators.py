@@ -1,0 +1,39 @@
+"""How documents that refer to our file formats become data sources of a Tiled catalogue."""
+
+from typing import Any
+
+from bluesky_tiled_plugins.writing.consolidators import ConsolidatorBase
+from event_model.documents import EventDescriptor, StreamResource
+
+from ..streaming import DocumentError
+from .formats import SPARSE_FRAMES
+
+
+class SparseFramesConsolidator(ConsolidatorBase):
+    """Registers a growing sparse group as one array of frames, one chunk a frame.
+
+    Raises
+    ------
+    DocumentError
+        The data key does not describe one image an event, or the parameter ``dataset`` is missing.
+    """
+
+    supported_mimetypes = {SPARSE_FRAMES}  # noqa: RUF012  the base class declares it so
+
+    def __init__(self, stream_resource: StreamResource, descriptor: EventDescriptor) -> None:
+        super().__init__(stream_resource, descriptor)
+        name = f"stream_resource {stream_resource['uid']}"
+        if "dataset" not in stream_resource["parameters"]:
+            raise DocumentError(f"{name}: no parameter dataset came; wanted the path of the sparse group")
+        shape = tuple(descriptor["data_keys"][self.data_key]["shape"])
+        image = tuple(size for size in shape[-2:] if size is not None)
+        if len(image) != 2 or any(size != 1 for size in shape[:-2]):
+            raise DocumentError(f"{name}: data key {self.data_key} has shape {shape}; wanted (rows, columns)")
+        self.datum_shape = image
+        self.dims = ()
+        # Frames are made dense one by one, so that a larger chunk would only make the server hold more.
+        self.chunk_shape = (1,)
+
+    def adapter_parameters(self) -> dict[str, Any]:
+        """Return what the adapter needs besides the file: the path of the group."""
+        return {"dataset": self._sres_parameters["dataset"]}

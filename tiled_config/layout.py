@@ -1,0 +1,156 @@
+"""Where things lie in the catalogue: paths, spec names, and the schema of the appendable tables.
+
+::
+
+    /raw/<uid>                     a run as bluesky-tiled-plugins writes it
+    /reduced/<uid>                 HEDMReductionSet
+    /reduced/<uid>/attempt-0000    HEDMReduction, with one appendable table for each table of the reduction
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..streaming import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RAW = "raw"
+REDUCED = "reduced"
+BATCH = "batch"
+"""First column of every table: number of the append. It belongs to the transport, not to the science."""
+
+SET_SPEC = "HEDMReductionSet"
+REDUCTION_SPEC = "HEDMReduction"
+SPECS: dict[str, str] = {
+    "frames": "HEDMFrames",
+    "peaks": "HEDMPeaks",
+    "links": "HEDMLinks",
+    "tracks": "HEDMTracks",
+    "members": "HEDMMembers",
+    "pixels": "HEDMPixels",
+    "track_updates": "HEDMTrackUpdates",
+}
+"""Table name to the spec of its node."""
+
+SQL_PREFIX = "hedm_"
+_IDENTITY = b"hedmlive.identity"
+_LONGEST_LIST = 16
+
+
+def attempt_key(attempt: int) -> str:
+    """Return the key of an attempt: they sort as text."""
+    return f"attempt-{attempt:04d}"
+
+
+def table_schema(table: Table) -> "pa.Schema":
+    """Return the Arrow schema of a table: ``batch``, then its columns.
+
+    The identity columns stand in its metadata, from which the server's adapter makes the unique index.
+    """
+    import pyarrow as pa  # a tenth of a second, for nothing where only the server's settings are read
+
+    fields = [pa.field(BATCH, pa.int64())]
+    fields += [pa.field(column.name, pa.from_numpy_dtype(np.dtype(column.dtype))) for column in table.columns]
+    return pa.schema(fields, metadata={_IDENTITY: json.dumps(table.key).encode()})
+
+
+def table_identity(schema: "pa.Schema") -> tuple[str, ...]:
+    """Return the columns that identify a row, as `table_schema` wrote them; none for a foreign table."""
+    text = (schema.metadata or {}).get(_IDENTITY)
+    return () if text is None else tuple(json.loads(text))
+
+
+def sql_table_name(table: Table) -> str:
+    """Return the name of the SQL table that holds every run's rows of a table with exactly this schema.
+
+    A role added in the settings adds a column, hence another schema and another SQL table.
+    """
+    text = json.dumps([[column.name, column.dtype] for column in table.columns] + [list(table.key)])
+    return f"{SQL_PREFIX}{table.name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def searchable(start: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what queries can compare of a start document: scalars, texts and short lists of them."""
+    found = {key: _plain(value) for key, value in start.items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, (list, tuple, np.ndarray)) and len(value) <= _LONGEST_LIST:
+        items = [_plain(item) for item in value]
+        return None if None in items or any(isinstance(item, list) for item in items) else items
+    return None
+
+
+def ensure_container(
+    parent: Any, key: str, *, metadata: Mapping[str, Any] | None = None, specs: list[Any]
+) -> Any:
+    """Return a child container, made if missing; two processes may make it at once."""
+    from httpx import HTTPStatusError
+
+    if key not in parent:
+        try:
+            parent.create_container(key, metadata=dict(metadata or {}), specs=specs)
+        except HTTPStatusError as error:
+            if error.response.status_code != HTTPStatus.CONFLICT:
+                raise
+    return parent[key]
+
+
+def ensure_root(client: Any) -> None:
+    """Make ``/raw`` and ``/reduced``, once for each catalogue."""
+    from tiled.structures.core import Spec
+
+    ensure_container(client, RAW, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+    ensure_container(client, REDUCED, specs=[])
+
+
+def ensure_attempt(
+    client: Any, uid: str, attempt: int, start: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> Any:
+    """Return the container of a reduction of a run, made if missing."""
+    from tiled.structures.core import Spec
+
+    origin = {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "start": searchable(start)}
+    parent = ensure_container(client[REDUCED], uid, metadata=origin, specs=[Spec(SET_SPEC, version="1.0")])
+    return ensure_container(
+        parent,
+        attempt_key(attempt),
+        metadata=origin | {"attempt": attempt} | dict(metadata),
+        specs=[Spec(REDUCTION_SPEC, version="1.0")],
+    )
+
+
+def ensure_table(reduction: Any, uid: str, table: Table) -> Any:
+    """Return the appendable table of a reduction, made if missing."""
+    from httpx import HTTPStatusError
+    from tiled.structures.core import Spec
+
+    if table.name not in reduction:
+        spec = SPECS.get(table.name, f"HEDM{table.name.title().replace('_', '')}")
+        try:
+            reduction.create_appendable_table(
+                table_schema(table),
+                key=table.name,
+                table_name=sql_table_name(table),
+                specs=[Spec(spec, version="1.0")],
+                metadata={"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": _units(table)},
+            )
+        except HTTPStatusError as error:
+            if error.response.status_code != HTTPStatus.CONFLICT:
+                raise
+    return reduction[table.name]
+
+
+def _units(table: Table) -> dict[str, str]:
+    return {column.name: column.unit for column in table.columns if column.unit}

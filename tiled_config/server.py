@@ -1,0 +1,275 @@
+"""A Tiled server over local folders, in a thread of this process: for one user, on loopback, behind a key."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..streaming import SettingsError
+from .client import connect
+from .formats import SPARSE_FRAMES
+from .settings import LOOPBACK, ServeSettings, check_host, check_key, read_serve_settings
+
+START_LIMIT = 60.0
+"""Seconds that a server may take to answer: imports and the first catalogue take 3 to 8 s."""
+
+CLOSE_LIMIT = 10.0
+"""Seconds that a thread may take to end; requests get a third of it."""
+
+_ADAPTERS = f"{__package__}.adapters"
+_LOGGERS = ("uvicorn", "tiled.server", "tiled.catalog", "tiled.adapters")
+_OVERRIDES = (
+    "TILED_CATALOG_",
+    "TILED_AUTHN",
+    "TILED_TREES",
+    "TILED_ACCESS_",
+    "TILED_MEDIA_TYPES",
+    "TILED_STREAMING_",
+)
+
+
+def server_configuration(folder: Path, readable: Sequence[Path], api_key: str) -> dict[str, Any]:
+    """Return the configuration of a Tiled server, as its YAML file would hold it.
+
+    Parameters
+    ----------
+    folder
+        Folder of the catalogue (``catalog.db``), the tables (``tables.db``) and uploaded arrays (``data``).
+    readable
+        Folders whose files may be registered and served.
+    api_key
+        The one key that lets in.
+    """
+    catalog = {
+        "uri": f"sqlite:///{folder / 'catalog.db'}",
+        "init_if_not_exists": True,
+        "writable_storage": [f"file://localhost{folder / 'data'}", f"sqlite:///{folder / 'tables.db'}"],
+        "readable_storage": [f"file://localhost{path}" for path in readable],
+        "adapters_by_mimetype": {
+            "application/x-tiled-sql-table": f"{_ADAPTERS}:LockedSQLAdapter",
+            SPARSE_FRAMES: f"{_ADAPTERS}:SparseFramesAdapter",
+        },
+    }
+    return {
+        # The key "catalog" would do, but loads the adapters early and then warns that they are no strings.
+        "trees": [{"path": "/", "tree": "catalog", "args": catalog}],
+        "streaming_cache": {"uri": "memory"},
+        "media_types": {
+            "BlueskyRun": {"application/json-seq": "bluesky_tiled_plugins.exporters:json_seq_exporter"},
+            "table": {"application/json-seq": f"{__package__}.serializers:json_lines"},
+        },
+        "authentication": {"single_user_api_key": api_key, "allow_anonymous_access": False},
+    }
+
+
+class EmbeddedServer:
+    """A Tiled server in a daemon thread; a context manager.
+
+    Parameters
+    ----------
+    folder
+        Folder of the catalogue, the tables and uploaded arrays; made if missing, kept when the server closes.
+    readable
+        Folders whose files may be registered and served.
+    api_key
+        The key, at least 16 letters and digits; None makes one.
+    host
+        Address to listen on.
+    port
+        Port; 0 takes a free one.
+    allow_remote
+        True lets `host` be an address that other machines reach.
+
+    Raises
+    ------
+    SettingsError
+        The address is taken or open to other machines, the key is weak, or the server did not start.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        readable: Sequence[Path | str] = (),
+        api_key: str | None = None,
+        host: str = LOOPBACK,
+        port: int = 0,
+        allow_remote: bool = False,
+    ) -> None:
+        _refuse_overrides()
+        try:
+            check_host(host, allow_remote=allow_remote)
+            self.api_key = secrets.token_hex(32) if api_key is None else check_key(api_key)
+        except ValueError as error:
+            raise SettingsError(f"embedded server: {error}") from None
+        self.folder = Path(folder).resolve()
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        # Symlinks are followed here once: Tiled compares paths as they are spelled.
+        folders = [Path(path).resolve() for path in readable]
+        self._log = _log_to(self.folder / "server.log")
+        self._log.__enter__()
+        try:
+            self._listening = _listen(host, port)
+            name = f"[{host}]" if ":" in host else host
+            self.uri = f"http://{name}:{self._listening.getsockname()[1]}/api/v1"
+            self._server = _make_server(server_configuration(self.folder, folders, self.api_key))
+            self._thread = threading.Thread(
+                target=self._server.run, args=([self._listening],), name="hedmlive-tiled", daemon=True
+            )
+            self._thread.start()
+            self._wait_until_started()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """True while the server answers."""
+        return self._thread.is_alive()
+
+    def client(self) -> Any:
+        """Return a Tiled client of the root of the catalogue."""
+        return connect(self.uri, self.api_key)
+
+    def close(self) -> None:
+        """End the server's thread, and close what it had open; may be repeated."""
+        server, thread = getattr(self, "_server", None), getattr(self, "_thread", None)
+        if server is not None and thread is not None:
+            server.should_exit = True
+            thread.join(CLOSE_LIMIT)
+        if listening := getattr(self, "_listening", None):
+            listening.close()
+        self._log.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait_until_started(self) -> None:
+        deadline = time.monotonic() + START_LIMIT
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise SettingsError(f"the server did not start; see {self.folder / 'server.log'}")
+            time.sleep(0.01)
+
+
+def serve(
+    config: Mapping[str, Any] | Path | str | ServeSettings,
+    *,
+    ready: Callable[[str, str], object] = lambda uri, key: None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Serve in the foreground until SIGINT, SIGTERM or `stop`.
+
+    Parameters
+    ----------
+    config
+        Settings, a mapping of them, or the YAML file that holds them.
+    ready
+        Called once with the server's URI and key, when it answers.
+    stop
+        Ends the server when set; signals are heeded in the main thread only.
+
+    Raises
+    ------
+    SettingsError
+        The settings are wrong, the server cannot start, or it ended by itself.
+    """
+    settings = config if isinstance(config, ServeSettings) else read_serve_settings(config)
+    stop = stop or threading.Event()
+    with (
+        _signals_set(stop),
+        EmbeddedServer(
+            settings.folder,
+            readable=settings.readable,
+            api_key=settings.find_key(),
+            host=settings.host,
+            port=settings.port,
+            allow_remote=settings.allow_remote,
+        ) as server,
+    ):
+        ready(server.uri, server.api_key)
+        while not stop.wait(0.5):
+            if not server.alive:
+                raise SettingsError(f"the server ended by itself; see {server.folder / 'server.log'}")
+
+
+@contextmanager
+def _signals_set(stop: threading.Event) -> Generator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _refuse_overrides() -> None:
+    # Tiled lets these variables win over its configuration: the catalogue, or the key, would be another one.
+    found = sorted(name for name in os.environ if name.startswith(_OVERRIDES))
+    if found:
+        raise SettingsError(f"environment variables {found} would override the server's settings; unset them")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise SettingsError(f"port {port} of {host} is not free: {error.strerror}; choose another") from error
+
+
+def _make_server(configuration: Mapping[str, Any]) -> Any:
+    try:
+        import uvicorn
+        from tiled.config import Config, construct_build_app_kwargs
+        from tiled.server.app import build_app
+    except ImportError as error:
+        raise SettingsError(f"a server needs the module {error.name}; install hedmlive[server]") from error
+    # Its import sets it to INFO, with a handler to the terminal of its own.
+    logging.getLogger("tiled.server.app").setLevel(logging.WARNING)
+    app = build_app(**construct_build_app_kwargs(Config.model_validate(configuration)))
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            # Compressing messages costs five times the time of sending them on one machine.
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=int(CLOSE_LIMIT / 3),
+        )
+    )
+
+
+@contextmanager
+def _log_to(path: Path) -> Generator[None]:
+    """Send the server's warnings to a file, and nothing of it to the terminal."""
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,253 @@
+"""The client's side of publishing: one reduction's nodes, and appends of which each row arrives exactly once.
+
+What may succeed later (no answer, a server that starts, a 5xx) is raised as the built-in `ConnectionError`;
+what a repetition cannot mend as `PublishError`. The caller owns patience: here only a few attempts are made.
+"""
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..streaming import PublishError, Table
+from .formats import register_consolidators
+from .layout import BATCH, RAW, ensure_attempt, ensure_root, ensure_table
+
+DELAYS = (0.2, 0.5, 1.0)
+"""Seconds before each repetition of an append."""
+
+_TRANSIENT = frozenset({408, 425, 429, 502, 503, 504})
+
+
+def append_batch(
+    node: Any,
+    batch: int,
+    columns: Mapping[str, np.ndarray],
+    *,
+    unsure: bool = False,
+    sleep: Callable[[float], object] = time.sleep,
+    delays: Sequence[float] = DELAYS,
+) -> None:
+    """Append a batch to a table, and see to it that it is there once.
+
+    An append whose answer was lost may have been stored, so that its number is looked for before it is sent
+    again; a copy that lands after that look is refused by the unique index that `LockedSQLAdapter` made.
+
+    Parameters
+    ----------
+    node
+        The table, with a column ``batch``.
+    batch
+        Number of the batch; the same number must always stand for the same rows.
+    columns
+        Column name to 1-D array, all of one length; an empty batch sends nothing.
+    unsure
+        True if an earlier call with this batch ended in `ConnectionError`.
+    sleep
+        How to wait, in seconds.
+    delays
+        How long to wait before each repetition, in seconds.
+
+    Raises
+    ------
+    PublishError
+        The server refused the batch for good.
+    ConnectionError
+        No attempt was answered; the batch may have been stored or not.
+    """
+    table = _arrow_table(node, batch, columns)
+    if not table.num_rows:
+        return
+    name = f"batch {batch} of {node.uri}"
+    refused = 0
+    for delay in (*delays, None):
+        try:
+            with _translated(name, refusals=(500,)):
+                if unsure and batch in set(node.read([BATCH])[BATCH].tolist()):
+                    return
+                node.append_partition(0, table)
+                return
+        except ConnectionError as error:
+            unsure = True
+            # A 500 can be the echo of a late copy of this very batch: the next look at the table tells.
+            refused = refused + 1 if isinstance(error, _Refusal) else 0
+            if delay is None:
+                if refused > len(delays):
+                    raise PublishError(
+                        f"{name}: refused {refused} times with a 500; see the server's log"
+                    ) from error
+                raise
+            sleep(delay)
+
+
+class _Refusal(ConnectionError):
+    """The server answered with a 500: broken for a moment, or for good."""
+
+
+@contextmanager
+def _translated(what: str, *, refusals: tuple[int, ...] = ()) -> Generator[None]:
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        code = error.response.status_code
+        if code in refusals:
+            raise _Refusal(f"{what}: the server answered {code}") from error
+        if code in _TRANSIENT or code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise ConnectionError(f"{what}: the server answered {code}") from error
+        raise PublishError(f"{what}: refused with {error}") from error
+    except httpx.HTTPError as error:
+        raise ConnectionError(f"{what}: no answer: {error!r}") from error
+
+
+def _arrow_table(node: Any, batch: int, columns: Mapping[str, np.ndarray]) -> Any:
+    import pyarrow as pa
+
+    schema = node.structure().arrow_schema_decoded
+    length = len(next(iter(columns.values()))) if columns else 0
+    try:
+        # The server answers a missing or merely reordered column with a 500, so all is put in order here.
+        return pa.table({BATCH: np.full(length, batch, np.int64), **columns}, schema=schema)
+    except (KeyError, ValueError, pa.ArrowException) as error:
+        raise PublishError(f"batch {batch} of {node.uri}: columns do not fit the table: {error}") from error
+
+
+class TiledSink:
+    """Writes runs and reductions into a catalogue; one object, used from one thread.
+
+    Parameters
+    ----------
+    client
+        Client of the catalogue's root, as `connect` gives it.
+    batch_size
+        Events that are written at once into ``/raw``; 1 shows each as it comes.
+    sleep
+        How to wait between attempts, in seconds.
+    """
+
+    def __init__(
+        self, client: Any, *, batch_size: int = 1, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self._client = client
+        self._batch_size = batch_size
+        self._sleep = sleep
+        self._reduction: Any = None
+        self._nodes: dict[str, Any] = {}
+        self._unsure: dict[str, int] = {}
+        self._writer: Callable[[str, dict[str, Any]], None] | None = None
+
+    def open_reduction(
+        self,
+        uid: str,
+        attempt: int,
+        *,
+        start: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        tables: Mapping[str, Table],
+    ) -> None:
+        """Make the nodes of an attempt at reducing a run, or find them again; may be repeated.
+
+        Parameters
+        ----------
+        uid
+            Uid of the raw run.
+        attempt
+            Number of the attempt, from 0.
+        start
+            The run's start document; what queries can compare is copied to the reduction.
+        metadata
+            Metadata of the attempt: recipe, versions, status; kept as it was when the attempt exists already.
+        tables
+            The tables to make, by name.
+
+        Raises
+        ------
+        PublishError, ConnectionError
+            As the module says.
+        """
+        self._nodes = {}
+        with _translated(f"reduction {attempt} of run {uid}"):
+            ensure_root(self._client)
+            self._reduction = ensure_attempt(self._client, uid, attempt, start, metadata)
+            self._nodes = {name: ensure_table(self._reduction, uid, table) for name, table in tables.items()}
+
+    def stored(self, table: str) -> tuple[int, int]:
+        """Return the number of the last batch stored (0 if none) and how many rows are stored."""
+        node = self._table(table)
+        with _translated(f"table {table} of {node.uri}"):
+            batches = node.read([BATCH])[BATCH].to_numpy()
+        return (int(batches.max()) if len(batches) else 0), len(batches)
+
+    def append(self, table: str, batch: int, columns: Mapping[str, np.ndarray]) -> None:
+        """Append a batch to a table, exactly once however often the same call is repeated.
+
+        Raises
+        ------
+        PublishError
+            The server refused the batch for good; the tables before and after it can go on.
+        ConnectionError
+            Call again with the same batch, later.
+        """
+        node = self._table(table)
+        try:
+            append_batch(node, batch, columns, unsure=self._unsure.get(table) == batch, sleep=self._sleep)
+        except ConnectionError:
+            self._unsure[table] = batch
+            raise
+        self._unsure.pop(table, None)
+
+    def update(self, metadata: Mapping[str, Any]) -> None:
+        """Merge into the reduction's metadata, without keeping what was there: for progress."""
+        self._update(metadata, drop_revision=True)
+
+    def close_reduction(self, metadata: Mapping[str, Any]) -> None:
+        """Merge the last metadata (status, digest) and tell subscribers that no row follows."""
+        self._update(metadata, drop_revision=False)
+        with _translated(f"end of {self._reduction.uri}"):
+            for node in (*self._nodes.values(), self._reduction):
+                node.close_stream()
+
+    def raw_document(self, name: str, doc: dict[str, Any]) -> None:
+        """Write a document of a run below ``/raw``.
+
+        Raises
+        ------
+        PublishError, ConnectionError
+            The run's node is now incomplete: `raw_reset` it, then send all its documents again.
+        """
+        if self._writer is None:
+            self._writer = self._make_writer()
+        with _translated(f"document {name}"):
+            self._writer(name, doc)
+
+    def raw_reset(self, uid: str) -> None:
+        """Delete what is stored of a run, so that all its documents can be sent again."""
+        self._writer = None
+        with _translated(f"run {uid}"):
+            ensure_root(self._client)
+            raw = self._client[RAW]
+            if uid in raw:
+                raw.delete_contents([uid], recursive=True, external_only=False)
+
+    def _make_writer(self) -> Callable[[str, dict[str, Any]], None]:
+        from bluesky_tiled_plugins import TiledWriter
+
+        register_consolidators()
+        with _translated("container /raw"):
+            ensure_root(self._client)
+            # SQLite's tables hold no lists: every array of an event, however small, becomes an array node.
+            return TiledWriter(self._client[RAW], batch_size=self._batch_size, max_array_size=0)
+
+    def _update(self, metadata: Mapping[str, Any], *, drop_revision: bool) -> None:
+        if self._reduction is None:
+            raise PublishError("no reduction is open; call open_reduction first")
+        with _translated(f"metadata of {self._reduction.uri}"):
+            self._reduction.update_metadata(dict(metadata), drop_revision=drop_revision)
+
+    def _table(self, name: str) -> Any:
+        if name not in self._nodes:
+            raise PublishError(f"table {name} is not open; wanted one of {sorted(self._nodes)}")
+        return self._nodes[name]
