@@ -19,9 +19,7 @@ def wheel_files(path: str) -> dict[str, bytes]:
 
 def tracked_files(*folders: str) -> set[str]:
     """Names of the files that git tracks below `folders`."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--", *folders], capture_output=True, text=True, check=True
-    )
+    listing = subprocess.run(["git", "ls-files", "-z", "--", *folders], capture_output=True, text=True, check=True)
     return {name for name in listing.stdout.split("\0") if name}
 
 
@@ -37,9 +35,7 @@ def main(direct: str, from_sdist: str, sdist: str) -> int:
     targets = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     one, other = wheel_files(direct), wheel_files(from_sdist)
     found = complaints("wheel from the sdist", set(other), set(one))
-    found += [
-        f"wheels differ in {name}" for name in sorted(set(one) & set(other)) if one[name] != other[name]
-    ]
+    found += [f"wheels differ in {name}" for name in sorted(set(one) & set(other)) if one[name] != other[name]]
 
     packaged = {name for name in one if ".dist-info/" not in name}
     tracked = {f"hedmlive/{name}" for name in tracked_files(*targets["wheel"]["packages"])}
