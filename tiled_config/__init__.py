@@ -1,6 +1,6 @@
 """Tiled for HEDM: an embedded server, its adapters, the layout of what we store, and helpers for clients."""
 
-from .client import connect, latest_reduction, read_table, tables_of
+from .client import connect, disconnect, latest_reduction, read_table, tables_of
 from .formats import SPARSE_FRAMES, register_consolidators
 from .layout import SPECS, ensure_root, table_identity
 from .server import EmbeddedServer, serve, server_configuration
@@ -15,6 +15,7 @@ __all__ = [
     "TiledSink",
     "append_batch",
     "connect",
+    "disconnect",
     "ensure_root",
     "latest_reduction",
     "read_serve_settings",

@@ -34,6 +34,11 @@ def connect(uri: str, api_key: str | None = None) -> Any:
     return from_uri(uri, api_key=api_key)
 
 
+def disconnect(client: Any) -> None:
+    """Close the connections of a client, and of every node that it gave out."""
+    client.context.close()
+
+
 def latest_reduction(client: Any, uid: str) -> Any:
     """Return the node of the newest attempt at reducing a run.
 

@@ -92,9 +92,7 @@ def _plain(value: Any) -> Any:
     return None
 
 
-def ensure_container(
-    parent: Any, key: str, *, metadata: Mapping[str, Any] | None = None, specs: list[Any]
-) -> Any:
+def ensure_container(parent: Any, key: str, *, metadata: Mapping[str, Any] | None = None, specs: list[Any]) -> Any:
     """Return a child container, made if missing; two processes may make it at once."""
     from httpx import HTTPStatusError
 
@@ -115,20 +113,26 @@ def ensure_root(client: Any) -> None:
     ensure_container(client, REDUCED, specs=[])
 
 
-def ensure_attempt(
-    client: Any, uid: str, attempt: int, start: Mapping[str, Any], metadata: Mapping[str, Any]
-) -> Any:
-    """Return the container of a reduction of a run, made if missing."""
+def ensure_attempt(client: Any, uid: str, attempt: int, start: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+    """Return the container of a reduction of a run, made if missing.
+
+    If another reduction has that number, as `reduction_uid` in the metadata tells, the next free number is taken.
+    """
     from tiled.structures.core import Spec
 
     origin = {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "start": searchable(start)}
     parent = ensure_container(client[REDUCED], uid, metadata=origin, specs=[Spec(SET_SPEC, version="1.0")])
-    return ensure_container(
-        parent,
-        attempt_key(attempt),
-        metadata=origin | {"attempt": attempt} | dict(metadata),
-        specs=[Spec(REDUCTION_SPEC, version="1.0")],
-    )
+    while True:
+        node = ensure_container(
+            parent,
+            attempt_key(attempt),
+            metadata=origin | {"attempt": attempt} | dict(metadata),
+            specs=[Spec(REDUCTION_SPEC, version="1.0")],
+        )
+        # Archives in two folders both count from 0: another reduction's place is never written into.
+        if node.metadata.get("reduction_uid") == metadata.get("reduction_uid"):
+            return node
+        attempt += 1
 
 
 def ensure_table(reduction: Any, uid: str, table: Table) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from ..streaming import SettingsError
 from .client import connect
 from .formats import SPARSE_FRAMES
+from .guard import FolderGuard
 from .settings import LOOPBACK, ServeSettings, check_host, check_key, read_serve_settings
 
 START_LIMIT = 60.0
@@ -62,6 +63,8 @@ def server_configuration(folder: Path, readable: Sequence[Path], api_key: str) -
         # The key "catalog" would do, but loads the adapters early and then warns that they are no strings.
         "trees": [{"path": "/", "tree": "catalog", "args": catalog}],
         "streaming_cache": {"uri": "memory"},
+        # Downloads of registered files pass by the check of readable_storage: any file could be fetched.
+        "expose_raw_assets": False,
         "media_types": {
             "BlueskyRun": {"application/json-seq": "bluesky_tiled_plugins.exporters:json_seq_exporter"},
             "table": {"application/json-seq": f"{__package__}.serializers:json_lines"},
@@ -112,15 +115,16 @@ class EmbeddedServer:
             raise SettingsError(f"embedded server: {error}") from None
         self.folder = Path(folder).resolve()
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
-        # Symlinks are followed here once: Tiled compares paths as they are spelled.
-        folders = [Path(path).resolve() for path in readable]
+        # Documents name files as their writer spelled them, and Tiled compares spellings: both must be known.
+        spelled = [Path(path).absolute() for path in readable]
+        folders = list(dict.fromkeys([*spelled, *(path.resolve() for path in spelled)]))
         self._log = _log_to(self.folder / "server.log")
         self._log.__enter__()
         try:
             self._listening = _listen(host, port)
             name = f"[{host}]" if ":" in host else host
             self.uri = f"http://{name}:{self._listening.getsockname()[1]}/api/v1"
-            self._server = _make_server(server_configuration(self.folder, folders, self.api_key))
+            self._server = _make_server(self.folder, folders, self.api_key)
             self._thread = threading.Thread(
                 target=self._server.run, args=([self._listening],), name="hedmlive-tiled", daemon=True
             )
@@ -235,7 +239,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingsError(f"port {port} of {host} is not free: {error.strerror}; choose another") from error
 
 
-def _make_server(configuration: Mapping[str, Any]) -> Any:
+def _make_server(folder: Path, readable: Sequence[Path], api_key: str) -> Any:
     try:
         import uvicorn
         from tiled.config import Config, construct_build_app_kwargs
@@ -244,10 +248,11 @@ def _make_server(configuration: Mapping[str, Any]) -> Any:
         raise SettingsError(f"a server needs the module {error.name}; install hedmlive[server]") from error
     # Its import sets it to INFO, with a handler to the terminal of its own.
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)
-    app = build_app(**construct_build_app_kwargs(Config.model_validate(configuration)))
+    configuration = Config.model_validate(server_configuration(folder, readable, api_key))
+    app = build_app(**construct_build_app_kwargs(configuration))
     return uvicorn.Server(
         uvicorn.Config(
-            app,
+            FolderGuard(app, [folder / "data", *readable]),
             loop="asyncio",
             lifespan="on",
             log_config=None,

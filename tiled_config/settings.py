@@ -94,9 +94,7 @@ def check_key(key: str) -> str:
     """Return the key; raise `ValueError` if it is short or holds anything but letters and digits."""
     if len(key) < KEY_LENGTH or not (key.isascii() and key.isalnum()):
         # The key itself must not come into a message, which may come into a log.
-        raise ValueError(
-            f"a key of {len(key)} characters came; wanted at least {KEY_LENGTH} letters and digits"
-        )
+        raise ValueError(f"a key of {len(key)} characters came; wanted at least {KEY_LENGTH} letters and digits")
     return key
 
 
@@ -109,9 +107,7 @@ def check_host(host: str, *, allow_remote: bool) -> None:
             return
     except ValueError:
         pass
-    raise ValueError(
-        f"host {host!r} is open to other machines; wanted {LOOPBACK}, or allow_remote: true beside it"
-    )
+    raise ValueError(f"host {host!r} is open to other machines; wanted {LOOPBACK}, or allow_remote: true beside it")
 
 
 def _key_of_file(path: Path) -> str:
@@ -131,9 +127,7 @@ def _key_of_file(path: Path) -> str:
 def _read_key(path: Path) -> str:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        raise SettingsError(
-            f"key file {path} has mode {mode:04o}, so that others may use it; wanted 0600: chmod it"
-        )
+        raise SettingsError(f"key file {path} has mode {mode:04o}, so that others may use it; wanted 0600: chmod it")
     try:
         return check_key(path.read_text().strip())
     except (OSError, ValueError) as error:

@@ -4,6 +4,7 @@ What may succeed later (no answer, a server that starts, a 5xx) is raised as the
 what a repetition cannot mend as `PublishError`. The caller owns patience: here only a few attempts are made.
 """
 
+import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..streaming import PublishError, Table
+from .client import connect
 from .formats import register_consolidators
 from .layout import BATCH, RAW, ensure_attempt, ensure_root, ensure_table
+from .settings import KEY_VARIABLE
+
+LIVE_EVENTS = 25
+"""Events of the run itself that are written at once: one by one costs the server 60 ms each."""
 
 DELAYS = (0.2, 0.5, 1.0)
 """Seconds before each repetition of an append."""
@@ -75,9 +81,7 @@ def append_batch(
             refused = refused + 1 if isinstance(error, _Refusal) else 0
             if delay is None:
                 if refused > len(delays):
-                    raise PublishError(
-                        f"{name}: refused {refused} times with a 500; see the server's log"
-                    ) from error
+                    raise PublishError(f"{name}: refused {refused} times with a 500; see the server's log") from error
                 raise
             sleep(delay)
 
@@ -128,9 +132,7 @@ class TiledSink:
         How to wait between attempts, in seconds.
     """
 
-    def __init__(
-        self, client: Any, *, batch_size: int = 1, sleep: Callable[[float], object] = time.sleep
-    ) -> None:
+    def __init__(self, client: Any, *, batch_size: int = 1, sleep: Callable[[float], object] = time.sleep) -> None:
         self._client = client
         self._batch_size = batch_size
         self._sleep = sleep
@@ -251,3 +253,18 @@ class TiledSink:
         if name not in self._nodes:
             raise PublishError(f"table {name} is not open; wanted one of {sorted(self._nodes)}")
         return self._nodes[name]
+
+
+def tiled_sink(uri: str, *, api_key: str | None = None) -> TiledSink:
+    """Return a sink for a server, as the entry point ``hedmlive.sinks`` offers it.
+
+    Parameters
+    ----------
+    uri
+        Address of the server, with or without ``/api/v1``.
+    api_key
+        Its key; by default that of the environment variable ``HEDMLIVE_TILED_KEY``.
+    """
+    address = uri.rstrip("/")
+    address = address if address.endswith("/api/v1") else f"{address}/api/v1"
+    return TiledSink(connect(address, api_key or os.environ.get(KEY_VARIABLE, "")), batch_size=LIVE_EVENTS)
