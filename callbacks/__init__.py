@@ -4,7 +4,7 @@ from .assembler import FrameAssembler, Pending
 from .foreign import frame_cache_documents
 from .live import HedmLive, hedm_live_init
 from .problems import Problem, Problems
-from .publisher import Publisher, ResultSink
+from .publisher import Publisher, ResultSink, make_sink
 from .raw_archive import RawArchive, RawArchiveReader
 from .reduced_archive import ReducedArchive, ReducedArchiveReader
 from .replay import Source, open_source, process, run_documents
@@ -31,6 +31,7 @@ __all__ = [
     "frame_cache_documents",
     "hedm_live_init",
     "load_settings",
+    "make_sink",
     "open_source",
     "process",
     "run_documents",

@@ -66,7 +66,7 @@ class HedmLive:
             self._router(name, doc)
         except ArchiveError:
             raise
-        except Exception as error:  # noqa: BLE001  (what a document holds must not abort a plan)
+        except Exception as error:
             run = str(doc.get("run_start") or doc.get("uid") or "") if isinstance(doc, Mapping) else ""
             why = " ".join(f"{type(error).__name__}: {error}".split())
             self.problems.add("document", f"a {name} document of run {run[:8]!r} belongs to no run that began ({why})")
@@ -78,7 +78,7 @@ class HedmLive:
 
     @property
     def uids(self) -> tuple[str, ...]:
-        """uids of our runs, oldest first."""
+        """Uids of our runs, oldest first."""
         return tuple(self._runs)
 
     def progress(self, uid: str | None = None) -> Progress:
@@ -259,7 +259,8 @@ class _LiveRun:
             self._step(reduction)
         if self._backlog.n_lost:
             self._problems.add(
-                "documents-lost", f"{self._backlog.n_lost} documents did not fit into memory and no raw archive has them"
+                "documents-lost",
+                f"{self._backlog.n_lost} documents did not fit into memory and no raw archive has them",
             )
         result = reduction.finish()
         self._done(result)
@@ -282,7 +283,7 @@ class _LiveRun:
                     self._problems.add("raw-archive", f"{self._raw.path}: cannot be flushed: {error}")
 
 
-def hedm_live_init(RE: Any, config: Settings | Mapping[str, Any] | str | Path) -> HedmLive | None:  # noqa: N803
+def hedm_live_init(RE: Any, config: Settings | Mapping[str, Any] | str | Path) -> HedmLive | None:
     """Subscribe live reduction to a RunEngine, as a BITS startup or a plain session does.
 
     Parameters

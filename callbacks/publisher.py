@@ -4,6 +4,7 @@ The archive is the queue: what the server has not taken lies there, so nothing p
 when the server is slow, gone or started anew. Batches are cut by row range and numbered from 1.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -162,7 +163,7 @@ class Publisher:
             except PublishError as error:
                 self._problems.add("publish", f"{error}; the archive keeps the rows")
                 break
-            except Exception as error:  # noqa: BLE001  (clients raise anything when a server goes away)
+            except Exception as error:
                 # A new client next time: one that saw a broken connection may keep it.
                 self._sinks.clear()
                 self.connected = False
@@ -174,6 +175,8 @@ class Publisher:
             if not self._gave_up.is_set() and self._final is None:
                 self._wake.clear()
         self._archive.release()
+        if self._raw is not None:
+            self._raw.release()
 
     def _publish(self) -> None:
         for attempt in self._archive.attempts:
@@ -182,7 +185,16 @@ class Publisher:
             for table in ("tracks", "members", "peaks", "links", "frames"):
                 self._send(sink, attempt, table)
         if self._raw is not None:
-            self._raw.send(next(iter(self._sinks.values())))
+            self._send_raw(self._raw)
+
+    def _send_raw(self, raw: "_RawPublisher") -> None:
+        # A slice at a time while the run goes on: a document costs the server ten times what a batch of rows does.
+        until = math.inf if self._final is not None else self._clock() + self._settings.latency
+        try:
+            raw.send(next(iter(self._sinks.values())), lambda: self._clock() > until or self._gave_up.is_set())
+        except PublishError as error:
+            self._raw = None
+            self._problems.add("publish-raw", f"{error}; the run itself is not published, its reduction is")
 
     def _sink(self, attempt: int) -> ResultSink:
         if attempt not in self._sinks:
@@ -228,7 +240,11 @@ class _RawPublisher:
         self._next = 0
         self._external: ExternalDocuments | None = None
 
-    def send(self, sink: ResultSink) -> None:
+    def release(self) -> None:
+        """Close what was opened of the finished archive."""
+        self._archive.release()
+
+    def send(self, sink: ResultSink, enough: Callable[[], bool]) -> None:
         """Send what is new; to a new client everything anew, because what it has of the run is not known."""
         if sink is not self._sink:
             if self._next:
@@ -236,7 +252,7 @@ class _RawPublisher:
             self._sink, self._next, self._external = sink, 0, None
         if self._external is None:
             self._external = ExternalDocuments(self._archive.path, self._archive.copied)
-        while self._next < self._archive.n_flushed:
+        while self._next < self._archive.n_flushed and not enough():
             name, doc = self._archive.document(self._next)
             self._next += 1
             for each, made in self._external.push(name, doc):

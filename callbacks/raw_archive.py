@@ -65,6 +65,7 @@ class RawArchive:
         self._data: dict[tuple[str, str], h5py.Dataset] = {}
         self._sparse: dict[str, h5py.Group] = {}
         self._laid_out = False
+        self._finished: h5py.File | None = None
         self._file: h5py.File | None = self._create(start)
 
     def __len__(self) -> int:
@@ -128,12 +129,12 @@ class RawArchive:
         with self._lock:
             if index >= self._n_flushed:
                 return decode(self._lines[index - self._n_flushed])
-            return decode(_line(self._open_file(), index))
+            return decode(_line(self._readable(), index))
 
     def image(self, stored: StoredImage) -> np.ndarray:
         """Return an image that came in an event."""
         with self._lock:
-            return self._open_file()[_place(stored)][stored.index]
+            return self._readable()[_place(stored)][stored.index]
 
     def finish(self, summary: RunSummary) -> None:
         """Write the rest, as NeXus wants it, and close the file."""
@@ -146,6 +147,21 @@ class RawArchive:
             with h5py.File(self.path, "r+", libver="latest") as file:
                 write_summary(file, self._settings, summary)
                 file["entry"].attrs["finished"] = True
+
+    def release(self) -> None:
+        """Close what `document` and `image` opened after the end."""
+        with self._lock:
+            if self._finished is not None:
+                self._finished.close()
+                self._finished = None
+
+    def _readable(self) -> h5py.File:
+        """Return the file that is written, or when that is over the finished one."""
+        if self._file is not None:
+            return self._file
+        if self._finished is None:
+            self._finished = h5py.File(self.path, "r", libver="latest", locking=False)
+        return self._finished
 
     def _create(self, start: Mapping[str, Any]) -> h5py.File:
         try:
@@ -480,5 +496,3 @@ def _line(file: h5py.File, index: int) -> bytes:
     ends = file["entry/documents/end"]
     first = int(ends[index - 1]) if index else 0
     return file["entry/documents/bytes"][first : int(ends[index])].tobytes()
-
-

@@ -11,6 +11,7 @@ import numpy as np
 from .roles import RoleSource
 from .settings import Settings
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """What is known of a run when it is over."""

@@ -42,6 +42,8 @@ class ReducedArchive:
         Names of the detectors, one reduction each.
     roles
         Further scalar roles, name to unit.
+    settings
+        The settings as JSON, kept with each reduction so that it can be done again.
 
     Raises
     ------
@@ -50,7 +52,14 @@ class ReducedArchive:
     """
 
     def __init__(
-        self, path: Path, run_uid: str, recipe: Recipe, detectors: tuple[str, ...], roles: Mapping[str, str]
+        self,
+        path: Path,
+        run_uid: str,
+        recipe: Recipe,
+        detectors: tuple[str, ...],
+        roles: Mapping[str, str],
+        *,
+        settings: str = "{}",
     ) -> None:
         self.path = path
         self.tables = tables_with_roles(roles)
@@ -65,7 +74,8 @@ class ReducedArchive:
                 first = _prepare(file, run_uid)
                 self.attempts = tuple(range(first, first + len(detectors)))
                 for attempt, detector in zip(self.attempts, detectors, strict=True):
-                    _make_group(file, attempt, run_uid, recipe, detector, self.tables)
+                    group = _make_group(file, attempt, run_uid, recipe, detector, self.tables)
+                    group.attrs["settings"] = settings
             self._file = h5py.File(path, "r+", libver="latest")
             self._file.swmr_mode = True
         except OSError as error:
@@ -273,10 +283,12 @@ def _recover(path: Path) -> None:
 
 def _make_group(
     file: h5py.File, attempt: int, run_uid: str, recipe: Recipe, detector: str, tables: Mapping[str, Table]
-) -> None:
+) -> h5py.Group:
     group = file.create_group(attempt_name(attempt))
     packages = ("hedmlive", "numpy", "numba", "h5py")
-    extra = {column.name: column.unit for column in tables["frames"].columns[len(tables_with_roles({})["frames"].columns) :]}
+    extra = {
+        column.name: column.unit for column in tables["frames"].columns[len(tables_with_roles({})["frames"].columns) :]
+    }
     group.attrs.update(
         {
             "NX_class": "NXcollection",
@@ -295,6 +307,7 @@ def _make_group(
         sub.attrs["NX_class"], sub.attrs["row"] = "NXcollection", table.row
         for column in table.columns:
             _make_column(sub, column)
+    return group
 
 
 def _make_column(group: h5py.Group, column: Column) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,7 +101,7 @@ def process(
             problems.add("publish", "not everything was published; the archives hold it all")
     else:
         reduction.archive.release()
-    return result
+    return replace(result, problems=tuple(problems.lines()))
 
 
 def open_source(where: str, *, api_key: str | None = None) -> Source:
@@ -113,7 +113,7 @@ def open_source(where: str, *, api_key: str | None = None) -> Source:
         A raw archive (.h5), a HEXRD frame-cache (.npz), documents (.jsonl, or .json with a list),
         ``tiled://HOST:PORT/UID`` or ``databroker://CATALOG/UID``.
     api_key
-        Key of the Tiled server; by default that of the environment variable ``HEDMLIVE_TILED_API_KEY``.
+        Key of the Tiled server; by default that of the environment variable ``HEDMLIVE_TILED_KEY``.
 
     Raises
     ------
@@ -121,12 +121,14 @@ def open_source(where: str, *, api_key: str | None = None) -> Source:
         There is no such run, or it cannot be read.
     """
     if where.startswith("tiled://"):
-        return _from_tiled(where, api_key or os.environ.get("HEDMLIVE_TILED_API_KEY"))
+        return _from_tiled(where, api_key or os.environ.get("HEDMLIVE_TILED_KEY"))
     if where.startswith("databroker://"):
         return _from_databroker(where)
     path = Path(where)
     if not path.is_file():
-        raise ReplayError(f"{where}: no such file; wanted a raw archive, a frame-cache, documents, tiled:// or databroker://")
+        raise ReplayError(
+            f"{where}: no such file; wanted a raw archive, a frame-cache, documents, tiled:// or databroker://"
+        )
     if path.suffix == ".npz":
         return _from_frame_cache(path)
     if path.suffix in (".json", ".jsonl"):
@@ -211,5 +213,3 @@ def _read_json(path: Path) -> Documents:
         return [(each["name"], each["doc"]) if isinstance(each, dict) else (each[0], each[1]) for each in loaded]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DocumentError(f"{path}: not documents: {type(error).__name__}: {error}") from None
-
-

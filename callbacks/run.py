@@ -110,7 +110,9 @@ class _DetectorReduction:
                 dark = self._dark_sum / self.n_darks
             wanted = self._settings.recipe.background == "dark"
             tables = tables_with_roles(dict.fromkeys(self._settings.further_roles, ""))
-            self._reducer = Reducer(self._settings.recipe, dark=dark if wanted else None, mask=self._mask, tables=tables)
+            self._reducer = Reducer(
+                self._settings.recipe, dark=dark if wanted else None, mask=self._mask, tables=tables
+            )
         return self._reducer
 
 
@@ -238,7 +240,7 @@ class RunReduction:
             return do()
         except HedmLiveError as error:
             self.problems.add("frame", f"{error}; the frame is left out", pending.frame)
-        except Exception as error:  # noqa: BLE001  (a defect here must not cost the rest of the scan)
+        except Exception as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())
             self.problems.add("reducer", f"reducing failed ({why}); the frame is left out", pending.frame)
         return None
@@ -287,8 +289,9 @@ class RunReduction:
     def _open_archive(self, path: Path) -> ReducedArchive | None:
         detectors = tuple(detector.name for detector in self._settings.detectors)
         roles = dict.fromkeys(self._settings.further_roles, "")
+        settings = self._settings.to_json()
         try:
-            return ReducedArchive(path, self.uid, self._settings.recipe, detectors, roles)
+            return ReducedArchive(path, self.uid, self._settings.recipe, detectors, roles, settings=settings)
         except ArchiveError as error:
             self._lose_archive(error)
             return None

@@ -69,7 +69,7 @@ class TiledSettings(_Model):
 
     uri: str
     "Address of the server, as `http://127.0.0.1:8000`."
-    api_key_env: str = "HEDMLIVE_TILED_API_KEY"
+    api_key_env: str = "HEDMLIVE_TILED_KEY"
     "Environment variable that holds the key; keys do not belong in a settings file."
     latency: float = Field(default=0.2, gt=0)
     "Longest time that new rows wait, seconds."

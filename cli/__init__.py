@@ -1,0 +1,5 @@
+"""The `hedmlive` command."""
+
+from .app import main
+
+__all__ = ["main"]

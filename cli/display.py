@@ -1,0 +1,56 @@
+"""What people see: a bar while it runs, a table when it is done; plain lines where there is no terminal."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..callbacks import Progress as RunProgress
+from ..callbacks import RunResult
+
+console = Console(highlight=False, soft_wrap=True)
+error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_SHOWN_PROBLEMS = 10
+
+
+@contextmanager
+def show_run(n_frames: int | None) -> Generator[Callable[[RunProgress], None]]:
+    """Show a bar of frames, with the peaks and tracks so far; quiet when standard error is no terminal."""
+    columns = (
+        TextColumn("reducing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames  {task.fields[peaks]} peaks  {task.fields[tracks]} tracks"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=error_console, disable=not error_console.is_terminal) as bar:
+        task = bar.add_task("", total=n_frames, peaks=0, tracks=0)
+        yield lambda run: bar.update(task, completed=run.n_frames, peaks=run.n_peaks, tracks=run.n_tracks)
+
+
+def show_result(result: RunResult) -> None:
+    """Print what a run gave on standard output, and what went wrong on standard error."""
+    show_problems(result)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    progress = result.progress
+    table.add_row("frames", f"{progress.n_frames}" + (f" ({progress.n_rejected} left out)" if progress.n_rejected else ""))
+    table.add_row("peaks", str(progress.n_peaks))
+    table.add_row("tracks", str(progress.n_tracks))
+    for path in (result.raw, result.reduced):
+        if path is not None:
+            table.add_row("written", str(path))
+    for attempt, digest in result.digests.items():
+        table.add_row("digest", f"{digest}  reduction_{attempt:04d}")
+    console.print(table)
+
+
+def show_problems(result: RunResult) -> None:
+    """Print the first problems on standard error, a line each."""
+    for line in result.problems[:_SHOWN_PROBLEMS]:
+        error_console.print(f"! {line}", style="yellow", markup=False)
+    if len(result.problems) > _SHOWN_PROBLEMS:
+        rest = len(result.problems) - _SHOWN_PROBLEMS
+        error_console.print(f"! and {rest} more, in the archive's attribute `warnings`", style="yellow")
