@@ -9,7 +9,7 @@ from ophyd.areadetector.plugins import HDF5Plugin_V34
 
 
 class SwmrHDF5Plugin(HDF5Plugin_V34, FileStoreHDF5IterativeWrite):
-    """HDF5 file writer in SWMR mode that flushes every frame, so that a frame can be read as soon as it is announced."""
+    """HDF5 file writer in SWMR mode that flushes every frame: one that is announced can be read."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -79,7 +79,7 @@ class MonochromatorEnergy(Device):
 
     def describe(self) -> dict[str, Any]:
         """Describe the reading, with the unit from the settings where the record has none."""
-        described = dict(super().describe())
+        described: Any = super().describe()
         key = described[self.readback.name]
         described[self.readback.name] = {**key, "units": key.get("units") or self._units}
         return described

@@ -5,6 +5,7 @@ from .crystal import Crystal, Grain, random_grains, random_orientations, recipro
 from .detectors import FrameSource, SimArrayDetector, SimHDF5Detector, SimStreamHDF5Detector
 from .forward import DetectorGeometry, Spots, diffract
 from .frames import NOISELESS, DetectorNoise, FrameSimulator
+from .score import Score, score_tracks
 from .station import GOLD, SimulatedStation, simulated_station
 from .truth import Truth
 
@@ -17,6 +18,7 @@ __all__ = [
     "FrameSimulator",
     "FrameSource",
     "Grain",
+    "Score",
     "SimArrayDetector",
     "SimAxis",
     "SimEnergy",
@@ -33,5 +35,6 @@ __all__ = [
     "random_orientations",
     "reciprocal_basis",
     "reflections",
+    "score_tracks",
     "simulated_station",
 ]

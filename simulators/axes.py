@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ophyd import Component, Device, Signal
+from ophyd import Component, Device, Kind, Signal
 from ophyd.sim import SynAxis
 
 from ..streaming.errors import SettingsError
@@ -15,7 +15,10 @@ class SimAxis(SynAxis):
 
     def describe(self) -> dict[str, Any]:
         """Describe readback and setpoint, with units."""
-        return {key: {**value, "units": self.egu} for key, value in super().describe().items()}
+        described: Any = super().describe()
+        for key in described.values():
+            key["units"] = self.egu
+        return described
 
 
 class SimRotation(SimAxis):
@@ -47,11 +50,14 @@ class SimEnergy(Signal):
     """The twin of `MonochromatorEnergy`: one reading, in keV, under its own name."""
 
     def __init__(self, *, name: str, value: float, **kwargs: Any) -> None:
-        super().__init__(name=name, value=float(value), kind="hinted", **kwargs)
+        super().__init__(name=name, value=float(value), kind=Kind.hinted, **kwargs)
 
     def describe(self) -> dict[str, Any]:
         """Describe the reading, with its unit."""
-        return {key: {**value, "units": "keV"} for key, value in super().describe().items()}
+        described: Any = super().describe()
+        for key in described.values():
+            key["units"] = "keV"
+        return described
 
 
 class SimShutter(Signal):

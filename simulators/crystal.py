@@ -78,7 +78,7 @@ def reciprocal_basis(lattice: tuple[float, float, float, float, float, float]) -
     )
     try:
         # The Cholesky factor of the reciprocal metric is the upper triangular B.
-        return np.linalg.cholesky(np.linalg.inv(metric)).T
+        return np.asarray(np.linalg.cholesky(np.linalg.inv(metric)).T, dtype=np.float64)
     except np.linalg.LinAlgError:
         raise SettingsError(f"lattice {lattice} is no cell: its angles cannot meet; check alpha, beta, gamma") from None
 

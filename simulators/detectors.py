@@ -102,7 +102,7 @@ class _SimDetector(Device):
         if not self._staged.value == "yes":
             raise SettingsError(f"detector {self.name!r} was triggered unstaged: stage it first")
         status = DeviceStatus(self)
-        exposure = float(self.exposure.get())
+        exposure: Any = self.exposure.get()
         if exposure > 0:
             Thread(target=self._expose, args=(exposure, status), daemon=True).start()
         else:
@@ -120,14 +120,16 @@ class _SimDetector(Device):
             "shape": [rows, cols],
             "units": "counts",
         }
-        return {**super().describe(), self.image_key: {**key, **self._describe_external(rows, cols)}}
+        described: Any = super().describe()
+        described[self.image_key] = {**key, **self._describe_external(rows, cols)}
+        return described
 
     def _expose(self, exposure: float, status: DeviceStatus) -> None:
         # Whatever goes wrong belongs to the plan that waits for this status, not to this thread.
         try:
             self._sleep(exposure)
             self._take()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             status.set_exception(error)
         else:
             status.set_finished()
@@ -156,7 +158,9 @@ class SimArrayDetector(_SimDetector):
         """Read the latest frame."""
         if self._frame is None:
             raise SettingsError(f"detector {self.name!r} was read before its first frame: trigger it first")
-        return {**super().read(), self.image_key: {"value": self._frame, "timestamp": self._timestamp}}
+        reading: Any = super().read()
+        reading[self.image_key] = {"value": self._frame, "timestamp": self._timestamp}
+        return reading
 
     def _keep(self, frame: Frame) -> None:
         self._frame = frame
@@ -222,7 +226,9 @@ class SimHDF5Detector(_SimFileDetector):
         """Read the id of the latest frame's datum."""
         if self._datum_id is None:
             raise SettingsError(f"detector {self.name!r} was read before its first frame: trigger it first")
-        return {**super().read(), self.image_key: {"value": self._datum_id, "timestamp": self._timestamp}}
+        reading: Any = super().read()
+        reading[self.image_key] = {"value": self._datum_id, "timestamp": self._timestamp}
+        return reading
 
     def collect_asset_docs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Hand over the documents made since the last call."""

@@ -13,8 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..streaming.errors import SettingsError
-from .crystal import KEV_ANGSTROM, Array, Crystal, Grain, Integers, reciprocal_basis, reflections
-from .crystal import structure_factor_squared
+from .crystal import (
+    KEV_ANGSTROM,
+    Array,
+    Crystal,
+    Grain,
+    Integers,
+    reciprocal_basis,
+    reflections,
+    structure_factor_squared,
+)
 
 # Below this distance from the rotation axis, as a part of the beam's wave vector, a reflection stays in reflecting
 # position for most of a turn: it is no spot, and its Lorentz factor is no number.

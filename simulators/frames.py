@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,7 @@ class FrameSimulator:
             image[box[0] : box[1], box[2] : box[3]] += values[start : start + rows * cols].reshape(rows, cols)
         return image
 
-    def truth(self, scan: Sequence[tuple[float, float]] | Array, *, min_height: float = 0.0) -> Truth:
+    def truth(self, scan: Sequence[tuple[float, float]] | NDArray[Any], *, min_height: float = 0.0) -> Truth:
         """What a perfect reduction of a scan would find.
 
         Parameters
