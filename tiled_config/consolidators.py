@@ -1,9 +1,10 @@
-"""How documents that refer to our file formats become data sources of a Tiled catalogue."""
+"""How documents become nodes of a Tiled catalogue, where bluesky-tiled-plugins needs help with ours."""
 
 from typing import Any
 
 from bluesky_tiled_plugins.writing.consolidators import ConsolidatorBase
-from event_model.documents import EventDescriptor, StreamResource
+from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
+from event_model.documents import EventDescriptor, RunStart, StreamResource
 
 from ..streaming import DocumentError
 from .formats import SPARSE_FRAMES
@@ -37,3 +38,26 @@ class SparseFramesConsolidator(ConsolidatorBase):
     def adapter_parameters(self) -> dict[str, Any]:
         """Return what the adapter needs besides the file: the path of the group."""
         return {"dataset": self._sres_parameters["dataset"]}
+
+
+class CarefulNormalizer(RunNormalizer):
+    """Keeps the error of a start document, of which event-model's `RunRouter` makes a mere warning.
+
+    Parameters
+    ----------
+    failed
+        Gets the error.
+    options
+        Options of the normalizer.
+    """
+
+    def __init__(self, failed: list[Exception], **options: Any) -> None:
+        super().__init__(**options)
+        self._failed = failed
+
+    def start(self, doc: RunStart) -> None:
+        """Write the start document, or note why that failed."""
+        try:
+            super().start(doc)
+        except Exception as error:
+            self._failed.append(error)

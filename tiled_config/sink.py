@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,7 @@ class TiledSink:
         self._nodes: dict[str, Any] = {}
         self._unsure: dict[str, int] = {}
         self._writer: Callable[[str, dict[str, Any]], None] | None = None
+        self._failed: list[Exception] = []
 
     def open_reduction(
         self,
@@ -222,8 +224,16 @@ class TiledSink:
         """
         if self._writer is None:
             self._writer = self._make_writer()
-        with _translated(f"document {name}"):
-            self._writer(name, doc)
+        try:
+            with _translated(f"document {name} {doc.get('uid', '')}"):
+                self._writer(name, doc)
+                if self._failed:
+                    raise self._failed.pop()
+        except (PublishError, ConnectionError):
+            raise
+        except Exception as error:
+            # The writer validates, and meets what it has no place for: the document is as it is, for good.
+            raise PublishError(f"document {name} {doc.get('uid', '')}: cannot be stored: {error!r}") from error
 
     def raw_reset(self, uid: str) -> None:
         """Delete what is stored of a run, so that all its documents can be sent again."""
@@ -237,11 +247,18 @@ class TiledSink:
     def _make_writer(self) -> Callable[[str, dict[str, Any]], None]:
         from bluesky_tiled_plugins import TiledWriter
 
+        from .consolidators import CarefulNormalizer
+
         register_consolidators()
         with _translated("container /raw"):
             ensure_root(self._client)
             # SQLite's tables hold no lists: every array of an event, however small, becomes an array node.
-            return TiledWriter(self._client[RAW], batch_size=self._batch_size, max_array_size=0)
+            return TiledWriter(
+                self._client[RAW],
+                normalizer=partial(CarefulNormalizer, self._failed),  # pyright: ignore[reportArgumentType]
+                batch_size=self._batch_size,
+                max_array_size=0,
+            )
 
     def _update(self, metadata: Mapping[str, Any], *, drop_revision: bool) -> None:
         if self._reduction is None:

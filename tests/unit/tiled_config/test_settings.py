@@ -3,6 +3,7 @@
 import stat
 
 import pytest
+from pydantic import SecretStr
 
 from hedmlive.streaming import HedmLiveError, SettingsError
 from hedmlive.tiled_config import EmbeddedServer, ServeSettings, read_serve_settings
@@ -58,7 +59,7 @@ def test_a_key_is_in_no_message_and_no_representation(tmp_path):
     with pytest.raises(SettingsError) as caught:
         read_serve_settings({"folder": "a", "api_key": "not-a-key-of-ours"})
     assert "not-a-key" not in str(caught.value)
-    assert KEY not in repr(ServeSettings(folder=tmp_path, api_key=KEY))
+    assert KEY not in repr(ServeSettings(folder=tmp_path, api_key=SecretStr(KEY)))
 
 
 def test_other_machines_may_come_when_it_is_said(tmp_path):
@@ -85,7 +86,7 @@ def test_the_key_file_is_made_for_its_owner_only_and_read_again(tmp_path, monkey
 def test_settings_go_before_the_environment_and_that_before_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("HEDMLIVE_TILED_KEY", KEY)
     assert ServeSettings(folder=tmp_path).find_key() == KEY
-    assert ServeSettings(folder=tmp_path, api_key=KEY[::-1]).find_key() == KEY[::-1]
+    assert ServeSettings(folder=tmp_path, api_key=SecretStr(KEY[::-1])).find_key() == KEY[::-1]
     monkeypatch.setenv("HEDMLIVE_TILED_KEY", "short")
     with pytest.raises(SettingsError, match="HEDMLIVE_TILED_KEY: a key of 5 characters"):
         ServeSettings(folder=tmp_path).find_key()
