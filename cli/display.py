@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ..callbacks import Progress as RunProgress
 from ..callbacks import RunResult
@@ -34,17 +33,17 @@ def show_run(n_frames: int | None) -> Generator[Callable[[RunProgress], None]]:
 def show_result(result: RunResult) -> None:
     """Print what a run gave on standard output, and what went wrong on standard error."""
     show_problems(result)
-    table = Table(show_header=False, box=None, pad_edge=False)
     progress = result.progress
-    table.add_row("frames", f"{progress.n_frames}" + (f" ({progress.n_rejected} left out)" if progress.n_rejected else ""))
-    table.add_row("peaks", str(progress.n_peaks))
-    table.add_row("tracks", str(progress.n_tracks))
-    for path in (result.raw, result.reduced):
-        if path is not None:
-            table.add_row("written", str(path))
-    for attempt, digest in result.digests.items():
-        table.add_row("digest", f"{digest}  reduction_{attempt:04d}")
-    console.print(table)
+    left_out = f" ({progress.n_rejected} left out)" if progress.n_rejected else ""
+    rows = [
+        ("frames", f"{progress.n_frames}{left_out}"),
+        ("peaks", str(progress.n_peaks)),
+        ("tracks", str(progress.n_tracks)),
+        *(("written", str(path)) for path in (result.raw, result.reduced) if path is not None),
+        *(("digest", f"{digest}  reduction_{attempt:04d}") for attempt, digest in result.digests.items()),
+    ]
+    for name, value in rows:
+        console.print(f"{name:<8} {value}", markup=False)
 
 
 def show_problems(result: RunResult) -> None:
