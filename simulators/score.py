@@ -53,27 +53,41 @@ def score_tracks(
         Tolerances in position and omega.
     """
     scale = np.array([1 / pixels, 1 / pixels, 1 / degrees])
-    found = np.column_stack([tracks["row"], tracks["col"], tracks["omega"]]) * scale
-    wanted, allowed = (np.column_stack([each.row, each.col, each.omega]) * scale for each in (truth, faint))
-    there, nearest = _nearest(wanted, found)
-    _, back = _nearest(found, wanted)
+    found, wanted, allowed = (
+        np.column_stack([row, col, omega % 360.0]) * scale
+        for row, col, omega in (
+            (tracks["row"], tracks["col"], tracks["omega"]),
+            (truth.row, truth.col, truth.omega),
+            (faint.row, faint.col, faint.omega),
+        )
+    )
+    turn = 360.0 / degrees
+    there, nearest = _nearest(wanted, found, turn)
+    _, back = _nearest(found, wanted, turn)
     mutual = there <= 1.0
     mutual[mutual] &= back[nearest[mutual]] == np.flatnonzero(mutual)
     difference = (wanted[mutual] - found[nearest[mutual]]) / scale
+    difference[:, 2] = (difference[:, 2] + 180.0) % 360.0 - 180.0
     return Score(
         n_true=len(wanted),
         n_tracks=len(found),
         n_found=int(mutual.sum()),
-        n_false=int((_nearest(found, allowed)[0] > 1.0).sum()),
+        n_false=int((_nearest(found, allowed, turn)[0] > 1.0).sum()),
         centroid_error=_median(np.hypot(difference[:, 0], difference[:, 1])),
         omega_error=_median(np.abs(difference[:, 2])),
     )
 
 
-def _nearest(points: Array, others: Array) -> tuple[Array, np.ndarray]:
+def _nearest(points: Array, others: Array, turn: float) -> tuple[Array, np.ndarray]:
+    """Return distance and index of the nearest of others; the third axis is a circle of length turn."""
     if not len(points) or not len(others):
         return np.full(len(points), np.inf), np.zeros(len(points), np.int64)
-    distance, index = cKDTree(others).query(points)
+    # A box beyond every pixel, of which only the third side is a circle that matters.
+    shift = np.array([-min(points[:, i].min(), others[:, i].min()) for i in (0, 1)] + [0.0])
+    side = [2 * max((points + shift)[:, i].max(), (others + shift)[:, i].max()) + 2 for i in (0, 1)]
+    distance, index = cKDTree((others + shift) % [*side, turn], boxsize=[*side, turn]).query(
+        (points + shift) % [*side, turn]
+    )
     return np.asarray(distance), np.asarray(index)
 
 
