@@ -1,19 +1,26 @@
 """Documents in: roles, frame assembly, archives, the worker, publishing, replay and foreign files."""
 
-from .assembler import FrameAssembler, Pending
+from .assembler import FrameAssembler
+from .encoding import ArchivedImage
 from .foreign import frame_cache_documents
 from .live import HedmLive, hedm_live_init
+from .parts import Parts
+from .pending import Pending
 from .problems import Problem, Problems
 from .publisher import Publisher, ResultSink, make_sink
-from .raw_archive import RawArchive, RawArchiveReader
-from .reduced_archive import ReducedArchive, ReducedArchiveReader
+from .raw_archive import RawArchive
+from .raw_reader import RawArchiveReader
+from .reduced_archive import ReducedArchive
+from .reduced_reader import ReducedArchiveReader
 from .replay import Source, open_source, process, run_documents
 from .run import Progress, RunReduction, RunResult
 from .settings import Settings, load_settings
 
 __all__ = [
+    "ArchivedImage",
     "FrameAssembler",
     "HedmLive",
+    "Parts",
     "Pending",
     "Problem",
     "Problems",

@@ -8,81 +8,21 @@ there yet is waited for until `WorkerSettings.reorder_points` later points are, 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from event_model import unpack_event_page
 
-from ..streaming import SCAN_ROLES, FrameError
-from .encoding import StoredImage
+from ..streaming import SCAN_ROLES, DocumentError, FrameError
+from .lanes import Events, Lane
+from .pending import Held, InFile, Pending, describe
 from .problems import Problems
-from .readers import Image, Reader, make_reader
+from .readers import Reader, make_reader
+from .references import LegacyReferences
 from .roles import Roles
-from .settings import DetectorSettings, Settings
+from .settings import Settings
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """An image that came inside its event, or lies in the raw archive."""
-
-    image: Any
-    "Array, or `StoredImage`; with a stack of images, which of them is said by `part`."
-    part: int | None
-    "Which image of a stack; None if the event held one image."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InFile:
-    """An image that lies in a file."""
-
-    reader: Reader
-    "Reader of the file."
-    index: int
-    "Index of the event in the file."
-    part: int
-    "Which image of the event."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """A frame whose motors are known and whose image can be read."""
-
-    detector: int
-    "Number of the detector in the settings."
-    frame: int
-    "Number of the frame; of the dark frame, if it is one."
-    point: int
-    "Scan point."
-    seq_num: int
-    "seq_num of the event, 0 if it never came."
-    source: Held | InFile
-    "Where the image is."
-    shape: tuple[int, ...] = ()
-    "Rows and columns as the descriptor says them; empty if it does not."
-    is_dark: bool = False
-    "Whether it is a frame of the dark stream."
-    omega: tuple[float, float] = (math.nan, math.nan)
-    "Rotation at the start and the end, degrees; NaN where it never came."
-    time: float = math.nan
-    "Time of the event, seconds since 1970."
-    roles: Mapping[str, float] = field(default_factory=dict[str, float])
-    "Every other scalar role's value."
-
-
-@dataclass(slots=True, kw_only=True)
-class _Lane:
-    """The images of one detector in one stream, and how far they have come."""
-
-    detector: int
-    key: str
-    is_dark: bool
-    per_event: int = 1
-    external: bool = False
-    images: dict[int, tuple[Any, int]] = field(default_factory=dict[int, tuple[Any, int]])
-    without_image: set[int] = field(default_factory=set[int])
-    next_seq: int = 1
-    frame_shape: tuple[int, ...] = ()
+_MOST_POINTS = 1 << 31
+_MOST_AT_ONCE = 1 << 24
 
 
 class FrameAssembler:
@@ -102,47 +42,60 @@ class FrameAssembler:
         self._settings = settings
         self._problems = problems
         self.roles = Roles(settings, start)
+        self.n_lost = 0
+        self._image_keys = {detector.image: number for number, detector in enumerate(settings.detectors)}
         self._streams: dict[str, str] = {}
         self._keys: dict[str, Mapping[str, Any]] = {}
-        self._lanes: dict[tuple[str, str], _Lane] = {}
-        self._events: dict[str, dict[int, tuple[float, Mapping[str, Any]]]] = {}
-        self._has_events: dict[str, bool] = {}
-        self._readers: dict[str, tuple[Reader, str]] = {}
-        self._early: list[Mapping[str, Any]] = []
-        self._waited_roles: bool = False
-        self._normalizer: Any = None
-        self._event_being_normalized: int | None = None
+        self._events = {stream: Events() for stream in (settings.stream, settings.dark_stream)}
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._readers: list[Reader] = []
+        self._resources: dict[str, tuple[Reader | str, str]] = {}
+        self._early: dict[str, list[Mapping[str, Any]]] = {}
+        self._references = LegacyReferences(tuple(self._image_keys), self._stream_document)
+        self._waited_for_roles = False
+        self._num_events: Mapping[str, int] = {}
 
-    def push(self, name: str, doc: Mapping[str, Any]) -> list[Pending]:
+    def push(self, name: str, doc: Mapping[str, Any], archived: Mapping[str, Any] | None = None) -> list[Pending]:
         """Take in one document and return the frames that it completed.
+
+        Parameters
+        ----------
+        name, doc
+            The document.
+        archived
+            The same with `ArchivedImage` in the place of images, for those that have to wait.
 
         Raises
         ------
-        FrameError
-            The document names images that cannot be read; all other documents go on.
+        DocumentError, FrameError
+            The document cannot be used; all other documents go on.
         """
         if name in ("resource", "datum", "datum_page"):
-            self._normalize(name, doc)
+            self._references.push(name, doc)
         elif name == "descriptor":
             self._descriptor(doc)
         elif name == "event_page":
-            for event in unpack_event_page(doc):  # pyright: ignore[reportArgumentType]
-                self._event(event)
+            pages = [doc] if archived is None else [doc, archived]
+            for events in zip(*(unpack_event_page(page) for page in pages), strict=True):  # pyright: ignore[reportArgumentType]
+                self._event(*events)
         elif name == "event":
-            self._event(doc)
-        elif name == "stream_resource":
-            self._stream_resource(doc)
-        elif name == "stream_datum":
-            self._stream_datum(doc)
+            self._event(doc, archived)
         elif name == "stop":
-            self._check_counts(doc)
-        return self._ready()
+            self._num_events = doc.get("num_events") or {}
+        else:
+            self._stream_document(name, doc)
+        ready = [frame for lane in self._lanes.values() for frame in self._advance(lane, to_the_end=False)]
+        for lane in self._lanes.values():
+            lane.shed()
+        return ready
 
     def flush(self) -> list[Pending]:
         """Return what can still be reduced, and name what never came."""
+        for resource, datums in self._early.items():
+            for datum in datums:
+                self._note_unknown_resource(resource, datum)
         pending = [frame for lane in self._lanes.values() for frame in self._advance(lane, to_the_end=True)]
-        for doc in self._early:
-            self._problems.add("datum-without-resource", f"stream_datum {doc.get('uid')} names an unknown resource")
+        self._check_counts()
         for role in self.roles.missing:
             key = self._settings.roles[role]
             self._problems.add("role-missing", f"role {role}: data key {key!r} never came; its column is left empty")
@@ -150,14 +103,14 @@ class FrameAssembler:
 
     def close(self) -> None:
         """Close the files."""
-        for reader, _ in self._readers.values():
+        for reader in self._readers:
             reader.close()
 
     def darks_complete(self, detector: int, n_darks: int) -> bool:
         """Tell whether n_darks are all the dark frames that the dark stream's events announced."""
         stream = self._settings.dark_stream
         lane = self._lanes.get((stream, self._settings.detectors[detector].image))
-        return lane is not None and n_darks > 0 and n_darks >= len(self._events.get(stream, {})) * lane.per_event
+        return lane is not None and 0 < self._events[stream].n_came * lane.described.per_event <= n_darks
 
     # Documents
 
@@ -166,186 +119,193 @@ class FrameAssembler:
         self._streams[doc["uid"]] = stream
         self._keys[stream] = doc["data_keys"]
         self.roles.descriptor(doc)
-        if stream in (self._settings.stream, self._settings.dark_stream):
-            for number, detector in enumerate(self._settings.detectors):
-                if detector.image in doc["data_keys"]:
-                    self._lane(stream, number, detector, doc["data_keys"][detector.image])
-            self._has_events[stream] = any("external" not in key for key in doc["data_keys"].values())
-        if self._normalizer is not None:
-            self._normalizer("descriptor", doc)
+        if stream not in self._events:
+            return
+        self._references.descriptor(doc)
+        for key in self._image_keys.keys() & doc["data_keys"].keys():
+            lane = self._lanes.setdefault((stream, key), Lane(key=key, is_dark=stream != self._settings.stream))
+            lane.described = describe(doc["data_keys"][key])
+            lane.external = "external" in doc["data_keys"][key]
+        self._events[stream].hold_motors = any("external" not in key for key in doc["data_keys"].values())
+        early, self._early = self._early, {}
+        for datum in (datum for datums in early.values() for datum in datums):
+            self._stream_document("stream_datum", datum)
 
-    def _lane(self, stream: str, number: int, detector: DetectorSettings, key: Mapping[str, Any]) -> None:
-        shape = [int(n) for n in (key.get("shape") or ()) if n is not None]
-        lane = self._lanes.setdefault(
-            (stream, detector.image),
-            _Lane(detector=number, key=detector.image, is_dark=stream == self._settings.dark_stream),
-        )
-        lane.per_event = shape[0] if len(shape) == 3 else 1
-        lane.frame_shape = tuple(shape[-2:]) if len(shape) >= 2 and all(shape[-2:]) else ()
-        lane.external = "external" in key
-
-    def _event(self, doc: Mapping[str, Any]) -> None:
+    def _event(self, doc: Mapping[str, Any], archived: Mapping[str, Any] | None = None) -> None:
         stream = self._streams.get(doc["descriptor"])
         if stream is None:
-            raise FrameError(f"event {doc['seq_num']} names the unknown descriptor {doc['descriptor']}; it is left out")
-        seq_num = int(doc["seq_num"])
+            raise DocumentError(f"event {doc['seq_num']} names the unknown descriptor {doc['descriptor']}")
         data = doc["data"]
-        if stream not in (self._settings.stream, self._settings.dark_stream):
+        if stream not in self._events:
             self.roles.other_event(stream, self._keys[stream], data)
             return
-        image_keys = {detector.image for detector in self._settings.detectors}
-        motors = {key: value for key, value in data.items() if key not in image_keys}
+        seq_num = _within(int(doc["seq_num"]), 1, _MOST_POINTS, "seq_num")
+        motors = {key: value for key, value in data.items() if key not in self._image_keys}
         # The first of two events with one number counts, because its frame may have been reduced already.
-        known = self._events.setdefault(stream, {})
-        if seq_num in known:
-            self._problems.add("event-twice", f"event {seq_num} of stream {stream} came twice; the first counts")
+        why = self._events[stream].add(seq_num, (_time(doc), motors))
+        if why:
+            frame = min((self._frame_number(lane, seq_num) for lane in self._lanes_of(stream)), default=None)
+            self._problems.add("event-twice", f"event {seq_num} of stream {stream} {why}", frame)
             return
-        known[seq_num] = (float(doc.get("time", math.nan)), motors)
         for lane in self._lanes_of(stream):
             self._image_of_event(lane, seq_num, doc)
+            if archived is not None and not lane.external and lane.key in archived["data"]:
+                lane.archived[seq_num] = archived["data"][lane.key]
 
-    def _image_of_event(self, lane: _Lane, seq_num: int, doc: Mapping[str, Any]) -> None:
+    def _image_of_event(self, lane: Lane, seq_num: int, doc: Mapping[str, Any]) -> None:
         data, key = doc["data"], lane.key
-        filled = doc.get("filled", {}).get(key, True)
-        if lane.external and isinstance(data.get(key), str) and filled in (False, True):
-            self._normalize_event(seq_num, doc)
+        if lane.external and isinstance(data.get(key), str):
+            lane.reasons[seq_num] = f"its datum {data[key]} never came"
+            self._references.event(doc, key)
         elif key in data:
-            lane.images.setdefault(seq_num, (data[key], -1))
+            lane.add(seq_num, data[key], -1)
         elif not lane.external:
-            lane.without_image.add(seq_num)
+            lane.give_up(seq_num, "its event came without it")
+
+    def _stream_document(self, name: str, doc: Mapping[str, Any]) -> None:
+        if name == "stream_resource":
+            self._stream_resource(doc)
+        elif name == "stream_datum":
+            self._stream_datum(doc)
 
     def _stream_resource(self, doc: Mapping[str, Any]) -> None:
-        key = str(doc["data_key"])
-        lanes = [lane for lane in self._lanes.values() if lane.key == key]
-        if not lanes and key not in {detector.image for detector in self._settings.detectors}:
+        key, uid = str(doc["data_key"]), str(doc["uid"])
+        if key not in self._image_keys:
             return
-        per_event = lanes[0].per_event if lanes else 1
-        self._readers[doc["uid"]] = (make_reader(doc, per_event), key)
-        early, self._early = self._early, []
-        for datum in early:
+        lane = next((lane for lane in self._lanes.values() if lane.key == key), None)
+        try:
+            reader: Reader | str = make_reader(doc, 1 if lane is None else lane.described.per_event)
+            self._readers.append(reader)
+        except (FrameError, OSError, KeyError, TypeError, ValueError) as error:
+            reader = f"{' '.join(str(error).split())}; so are all frames of stream_resource {uid}"
+        self._resources[uid] = (reader, key)
+        for datum in self._early.pop(uid, []):
             self._stream_datum(datum)
 
     def _stream_datum(self, doc: Mapping[str, Any]) -> None:
         stream = self._streams.get(doc["descriptor"])
-        if stream is not None and stream not in (self._settings.stream, self._settings.dark_stream):
+        if stream is not None and stream not in self._events:
             return
-        if doc["stream_resource"] not in self._readers or stream is None:
-            self._early.append(doc)
+        resource = str(doc["stream_resource"])
+        if resource not in self._resources or stream is None:
+            self._early.setdefault(resource, []).append(doc)
             return
-        reader, key = self._readers[doc["stream_resource"]]
+        reader, key = self._resources[resource]
+        if (stream, key) not in self._lanes:
+            raise DocumentError(f"stream_datum {doc.get('uid')} is of {key!r}, which stream {stream} does not describe")
         lane = self._lanes[stream, key]
-        first, end = int(doc["indices"]["start"]), int(doc["indices"]["stop"])
-        seq_first, seq_end = int(doc["seq_nums"]["start"]), int(doc["seq_nums"]["stop"])
-        # Indices beyond the seq_nums are frames that the detector took and the run skipped.
-        for offset in range(min(end - first, seq_end - seq_first)):
-            lane.images.setdefault(seq_first + offset, (reader, first + offset))
+        first, seq_first, count = _pairs(doc)
+        for offset in range(count):
+            if isinstance(reader, str):
+                lane.give_up(seq_first + offset, reader, once=resource)
+            else:
+                lane.add(seq_first + offset, reader, first + offset)
 
-    def _check_counts(self, doc: Mapping[str, Any]) -> None:
-        expected = (doc.get("num_events") or {}).get(self._settings.stream)
-        events = self._events.get(self._settings.stream, {})
-        if expected is not None and self._has_events.get(self._settings.stream) and len(events) != expected:
-            self._problems.add(
-                "event-count", f"{len(events)} events of stream {self._settings.stream} came; stop says {expected}"
-            )
+    def _note_unknown_resource(self, resource: str, datum: Mapping[str, Any]) -> None:
+        stream = self._streams.get(datum["descriptor"])
+        for lane in self._lanes_of(stream or ""):
+            if lane.external:
+                _, seq_first, count = _pairs(datum)
+                for seq_num in range(seq_first, seq_first + count):
+                    lane.reasons[seq_num] = f"its stream_datum names the unknown resource {resource}"
 
-    # Resource and Datum, which RunNormalizer of bluesky-tiled-plugins turns into StreamResource and StreamDatum
-
-    def _normalize(self, name: str, doc: Mapping[str, Any]) -> None:
-        if self._normalizer is None:
-            # Imported when needed: it brings Tiled's client, which is slow to import.
-            from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
-
-            self._normalizer = RunNormalizer()
-            self._normalizer.subscribe(self._normalized)
-            for uid, stream in self._streams.items():
-                self._normalizer("descriptor", self._bare_descriptor(uid, stream))
-        self._normalizer(name, doc)
-
-    def _bare_descriptor(self, uid: str, stream: str) -> dict[str, Any]:
-        keys = {key: dict(value) for key, value in self._keys[stream].items()}
-        return {"uid": uid, "name": stream, "run_start": "", "time": 0.0, "data_keys": keys, "configuration": {}}
-
-    def _normalize_event(self, seq_num: int, doc: Mapping[str, Any]) -> None:
-        self._event_being_normalized = seq_num
-        keys = {lane.key for lane in self._lanes_of(self._streams[doc["descriptor"]]) if lane.external}
-        bare = {key: {k: v for k, v in doc[key].items() if k in keys} for key in ("data", "timestamps")}
-        self._normalize("event", dict(doc) | bare | {"filled": dict.fromkeys(keys, False)})
-        self._event_being_normalized = None
-
-    def _normalized(self, name: str, doc: dict[str, Any]) -> None:
-        if name == "stream_resource":
-            self._stream_resource(doc)
-        elif name == "stream_datum":
-            seq_num = self._event_being_normalized
-            # The event itself names its datum, which says more than the count that the normalizer goes by.
-            if seq_num is not None and doc["indices"]["stop"] - doc["indices"]["start"] == 1:
-                doc = doc | {"seq_nums": {"start": seq_num, "stop": seq_num + 1}}
-            self._stream_datum(doc)
+    def _check_counts(self) -> None:
+        for stream, events in self._events.items():
+            last = max((lane.next_seq - 1 for lane in self._lanes_of(stream)), default=0)
+            expected = self._num_events.get(stream)
+            if isinstance(expected, int) and last and last != expected:
+                what = "the others never came" if last < expected else "more than that came"
+                frame = min((self._frame_number(lane, last + 1) for lane in self._lanes_of(stream)), default=None)
+                self._problems.add(
+                    "event-count",
+                    f"stop says {expected} events of stream {stream}, the last that came is {last}; {what}",
+                    frame if last < expected else None,
+                )
+            events.clear()
 
     # Frames
 
-    def _lanes_of(self, stream: str) -> list[_Lane]:
+    def _lanes_of(self, stream: str) -> list[Lane]:
         return [lane for (name, _), lane in self._lanes.items() if name == stream]
 
-    def _ready(self) -> list[Pending]:
-        return [frame for lane in self._lanes.values() for frame in self._advance(lane, to_the_end=False)]
+    def _frame_number(self, lane: Lane, seq_num: int) -> int:
+        return (seq_num - 1) * lane.described.per_event
 
-    def _advance(self, lane: _Lane, *, to_the_end: bool) -> list[Pending]:
+    def _advance(self, lane: Lane, *, to_the_end: bool) -> list[Pending]:
         stream = self._settings.dark_stream if lane.is_dark else self._settings.stream
-        events = self._events.get(stream, {})
+        events = self._events[stream]
         pending: list[Pending] = []
-        while lane.images or lane.without_image or (to_the_end and any(seq >= lane.next_seq for seq in events)):
+        while lane.images or lane.lost or (to_the_end and events.last >= lane.next_seq):
             seq_num = lane.next_seq
-            complete = seq_num in lane.images and (seq_num in events or not self._has_events[stream])
-            patient = not to_the_end and len(lane.images) <= self._settings.worker.reorder_points
-            if seq_num not in lane.without_image and patient and (not complete or self._waits_for_roles(lane)):
+            complete = lane.is_complete(seq_num, events)
+            if seq_num in lane.lost:
+                self._lose(lane, seq_num, seq_num + 1)
+            elif complete and (to_the_end or not self._wait_for_roles(lane, events)):
+                pending += self._take(lane, seq_num, events)
+            elif not to_the_end and (complete or not lane.overtaken(events, self._settings.worker.reorder_points)):
                 break
-            pending += self._take(lane, seq_num, events.get(seq_num))
-            lane.next_seq += 1
+            elif seq_num in lane.images:
+                pending += self._take(lane, seq_num, events)
+            else:
+                self._lose(lane, seq_num, lane.next_known(events))
+        events.forget(min((each.next_seq for each in self._lanes_of(stream)), default=1))
         return pending
 
-    def _waits_for_roles(self, lane: _Lane) -> bool:
+    def _wait_for_roles(self, lane: Lane, events: Events) -> bool:
         """Hold the first frames back while a role is still unknown: the baseline may come a little later."""
-        if self._waited_roles or lane.is_dark or not self.roles.missing:
+        if self._waited_for_roles or lane.is_dark or not self.roles.missing:
             return False
-        self._waited_roles = len(lane.images) > self._settings.worker.role_points
-        return not self._waited_roles
+        self._waited_for_roles = lane.overtaken(events, self._settings.worker.role_points)
+        return not self._waited_for_roles
 
-    def _take(self, lane: _Lane, seq_num: int, event: tuple[float, Mapping[str, Any]] | None) -> list[Pending]:
-        first = (seq_num - 1) * lane.per_event
-        what = "dark frame" if lane.is_dark else "frame"
-        if seq_num not in lane.images:
-            lane.without_image.discard(seq_num)
-            came = "its event came without it" if event is not None else "neither it nor its event came"
-            self._problems.add("frame-missing", f"{what} of {lane.key!r} is missing: {came}; it is left out", first)
-            return []
-        image, index = lane.images.pop(seq_num)
-        if event is None and self._has_events[self._settings.dark_stream if lane.is_dark else self._settings.stream]:
-            self._problems.add(
-                "motors-missing", f"event {seq_num} with its motors never came; the {what} is reduced without", first
-            )
+    def _lose(self, lane: Lane, first: int, end: int) -> None:
+        """Name points first to end (exclusive), of which no image came, and go on behind them."""
+        lane.next_seq = end
+        reason, once = lane.lost.pop(first, ("", ""))
+        reason = reason or lane.reasons.pop(first, "neither it nor its event came")
+        frames, what = (end - first) * lane.described.per_event, "dark frame" if lane.is_dark else "frame"
+        self.n_lost += 0 if lane.is_dark else frames
+        if once and once in lane.told:
+            self._problems.repeat("frame-missing", frames)
+            return
+        lane.told.add(once)
+        number = self._frame_number(lane, first)
+        which = (
+            f"{what} of {lane.key!r} is"
+            if frames == 1
+            else f"{what}s {number} to {number + frames - 1} of {lane.key!r} are"
+        )
+        self._problems.add("frame-missing", f"{which} missing: {reason}; left out", number)
+
+    def _take(self, lane: Lane, seq_num: int, events: Events) -> list[Pending]:
+        archived = lane.archived.pop(seq_num, None)
+        image, index = lane.take(seq_num)
+        event = events.get(seq_num) if events.hold_motors else None
+        first = self._frame_number(lane, seq_num)
+        if event is None and events.hold_motors:
+            self._problems.add("motors-missing", f"event {seq_num} with its motors never came; reduced without", first)
         time, motors = event or (math.nan, {})
-        if not lane.is_dark:
-            self._name_missing_motors(first, motors if event else None)
+        if event is not None and not lane.is_dark:
+            self._name_missing_motors(first, motors)
         return [
             Pending(
-                detector=lane.detector,
+                detector=self._image_keys[lane.key],
                 frame=first + part,
                 point=seq_num - 1,
                 seq_num=seq_num if event else 0,
-                source=_source(image, index, part, lane.per_event),
-                shape=lane.frame_shape,
+                source=_source(image, index, archived, part, lane.described.per_event),
+                described=lane.described,
                 is_dark=lane.is_dark,
                 omega=self.roles.interval(motors),
                 time=time,
                 roles=self._scalar_roles(motors),
             )
-            for part in range(lane.per_event)
+            for part in range(lane.described.per_event)
         ]
 
-    def _name_missing_motors(self, frame: int, motors: Mapping[str, Any] | None) -> None:
-        for role in self.roles.from_events if motors is not None else ():
-            if role in self._settings.roles and not math.isfinite(self.roles.value(role, motors or {})):
+    def _name_missing_motors(self, frame: int, motors: Mapping[str, Any]) -> None:
+        for role in self.roles.from_events:
+            if math.isnan(self.roles.value(role, motors)) and role not in ("lattice_parameters", "space_group"):
                 key = self._settings.roles[role]
                 self._problems.add(
                     "motor-missing", f"role {role}: the event holds no number under {key!r}; left empty", frame
@@ -356,38 +316,30 @@ class FrameAssembler:
         return {role: self.roles.value(role, motors) for role in names}
 
 
-def _source(image: Any, index: int, part: int, per_event: int) -> Held | InFile:
+def _source(image: Any, index: int, archived: Any, part: int, per_event: int) -> Held | InFile:
     if index >= 0:
         return InFile(reader=image, index=index, part=part)
-    return Held(image=image, part=part if per_event > 1 else None)
+    return Held(image=image, part=part if per_event > 1 else None, archived=archived)
 
 
-def image_of(pending: Pending, read: Any, stored: Any) -> Image:
-    """Return the image of a frame.
+def _pairs(doc: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return first index, first seq_num, and how many pairs a StreamDatum has."""
+    first, end = int(doc["indices"]["start"]), int(doc["indices"]["stop"])
+    seq_first, seq_end = int(doc["seq_nums"]["start"]), int(doc["seq_nums"]["stop"])
+    # Indices beyond the seq_nums are frames that the detector took and the run skipped.
+    count = _within(max(0, min(end - first, seq_end - seq_first)), 0, _MOST_AT_ONCE, "number of frames")
+    _within(first, 0, _MOST_POINTS, "index")
+    return first, _within(seq_first, 1, _MOST_POINTS, "seq_num"), count
 
-    Parameters
-    ----------
-    pending
-        The frame.
-    read
-        Reads from a reader: (reader, index) -> images of one event.
-    stored
-        Reads from the raw archive: (StoredImage) -> image.
 
-    Raises
-    ------
-    FrameError
-        There is none, or it is not an image.
-    """
-    source = pending.source
-    if isinstance(source, InFile):
-        images = read(source.reader, source.index)
-        return images if not isinstance(images, np.ndarray) or images.ndim == 2 else images[source.part]
-    image = stored(source.image) if isinstance(source.image, StoredImage) else source.image
+def _within(value: int, least: int, end: int, what: str) -> int:
+    if not least <= value < end:
+        raise DocumentError(f"{what} is {value}; wanted {least} to {end - 1}")
+    return value
+
+
+def _time(doc: Mapping[str, Any]) -> float:
     try:
-        array = np.asarray(image)
-    except ValueError:
-        raise FrameError("the image is a ragged list; wanted an array of rows and columns") from None
-    if array.ndim == 3 and (source.part is not None or len(array) == 1):
-        return array[source.part or 0]
-    return array
+        return float(doc.get("time", math.nan))
+    except (TypeError, ValueError):
+        return math.nan

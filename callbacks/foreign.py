@@ -10,7 +10,7 @@ import numpy as np
 from event_model import compose_run
 
 from ..streaming import ReplayError
-from .readers import FRAME_CACHE, text
+from .readers import FRAME_CACHE, file_uri, text
 
 IMAGE = "image"
 
@@ -76,9 +76,10 @@ def _documents(
     }
     descriptor = run.compose_descriptor(name="primary", data_keys=data_keys, time=when)
     yield "descriptor", descriptor.descriptor_doc
-    resource = run.compose_stream_resource(
+    compose_resource: Any = run.compose_stream_resource
+    resource = compose_resource(
         mimetype=FRAME_CACHE,
-        uri=path.absolute().as_uri().replace("file:///", "file://localhost/", 1),
+        uri=file_uri(path),
         data_key=IMAGE,
         parameters={"chunk_shape": [1]},
     )

@@ -9,19 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from event_model import RunRouter, unpack_event_page
+import numpy as np
 
-from ..streaming import ArchiveError, HedmLiveError, Reducer, SettingsError
+from ..streaming import ArchiveError, DocumentError, Frame, Recipe, Reducer, SettingsError
+from .detector import DetectorReduction
+from .parts import Parts
 from .problems import Problems
 from .publisher import Publisher, ResultSink, make_sink
 from .raw_archive import RawArchive
+from .router import Router
 from .run import Progress, RunReduction, RunResult
 from .settings import BLOCK, Settings, load_settings
 from .worker import Backlog
 
 SinkMaker = Callable[[], ResultSink]
 
-_UNDECIDED_DOCUMENTS = 1000
+_KEPT_RUNS = 16
 
 
 class HedmLive:
@@ -37,6 +40,8 @@ class HedmLive:
         Settings, a mapping, or the path of a YAML file.
     sink
         Makes what results are published to; by default a Tiled client when the settings name a server.
+    parts
+        What runs are reduced with.
 
     Raises
     ------
@@ -44,15 +49,26 @@ class HedmLive:
         The settings are wrong.
     """
 
-    def __init__(self, settings: Settings | Mapping[str, Any] | str | Path, *, sink: SinkMaker | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | Mapping[str, Any] | str | Path,
+        *,
+        sink: SinkMaker | None = None,
+        parts: Parts | None = None,
+    ) -> None:
         self.settings = load_settings(settings)
         self.problems = Problems()
         self.results: dict[str, RunResult] = {}
         self._sink = sink if sink is not None or self.settings.tiled is None else _tiled_sink(self.settings)
         self._runs: dict[str, _LiveRun] = {}
-        self._router = RunRouter([self._factory])
+        self._parts = parts or Parts()
+        self._router = Router(self.settings, self._accept, self.problems)
+        for number in range(len(self.settings.detectors)):
+            # A dark or a mask that cannot be read must be known before the scan.
+            DetectorReduction(self.settings, number)
         atexit.register(self.close)
-        threading.Thread(target=_warm, args=(self.settings,), name="hedmlive-warm", daemon=True).start()
+        self._warming = threading.Thread(target=_warm, name="hedmlive-warm", daemon=True)
+        self._warming.start()
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take one document of any run.
@@ -67,9 +83,9 @@ class HedmLive:
         except ArchiveError:
             raise
         except Exception as error:
-            run = str(doc.get("run_start") or doc.get("uid") or "") if isinstance(doc, Mapping) else ""
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            self.problems.add("document", f"a {name} document of run {run[:8]!r} belongs to no run that began ({why})")
+            # Whatever a document holds, the plan goes on.
+            why = f"{type(error).__name__}: {error}"
+            self.problems.add("document", f"a {name} document is malformed ({why}); it is left out")
 
     @property
     def receiver(self) -> "HedmLive":
@@ -110,49 +126,19 @@ class HedmLive:
     def close(self, timeout: float = 30) -> None:
         """Finish: reduce what was handed over, write the ends of the archives, and stop publishing."""
         atexit.unregister(self.close)
+        self._warming.join(timeout)
         for run in list(self._runs.values()):
             run.close(timeout)
 
-    def _factory(self, name: str, start: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-        return [_Undecided(self.settings, start, self._accept)], []
-
     def _accept(self, start: Mapping[str, Any]) -> "_LiveRun":
-        run = _LiveRun(self.settings, start, self._sink, partial(self.results.__setitem__, str(start["uid"])))
-        self._runs[str(start["uid"])] = run
+        uid = str(start["uid"])
+        run = _LiveRun(self.settings, start, self._sink, self._parts, partial(self.results.__setitem__, uid))
+        self._runs[uid] = run
+        over = [each for each, old in self._runs.items() if old.over]
+        for each in over[: max(0, len(self._runs) - _KEPT_RUNS)]:
+            del self._runs[each]
+            self.results.pop(each, None)
         return run
-
-
-class _Undecided:
-    """Keeps the first documents of a run until its stream of frames is described, then passes on all or nothing."""
-
-    def __init__(
-        self, settings: Settings, start: Mapping[str, Any], accept: Callable[[Mapping[str, Any]], "_LiveRun"]
-    ) -> None:
-        self._settings = settings
-        self._start = start
-        self._accept = accept
-        self._kept: list[tuple[str, Mapping[str, Any]]] | None = []
-        self._run: _LiveRun | None = None
-
-    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        if name == "event_page" and len(doc["seq_num"]) == 1:
-            # RunRouter makes pages of events; the archive keeps what came.
-            name, doc = "event", next(iter(unpack_event_page(doc)))  # pyright: ignore[reportArgumentType]
-        if self._run is not None:
-            self._run(name, doc)
-        elif self._kept is not None:
-            self._kept.append((name, doc))
-            if name == "descriptor" and doc.get("name") == self._settings.stream:
-                self._decide(doc)
-            elif name == "stop" or len(self._kept) > _UNDECIDED_DOCUMENTS:
-                self._kept = None
-
-    def _decide(self, descriptor: Mapping[str, Any]) -> None:
-        kept, self._kept = self._kept or [], None
-        if any(detector.image in descriptor["data_keys"] for detector in self._settings.detectors):
-            self._run = self._accept(self._start)
-            for name, doc in kept:
-                self._run(name, doc)
 
 
 class _LiveRun:
@@ -163,11 +149,13 @@ class _LiveRun:
         settings: Settings,
         start: Mapping[str, Any],
         sink: SinkMaker | None,
+        parts: Parts,
         done: Callable[[RunResult], None],
     ) -> None:
         self._settings = settings
         self._start = start
         self._sink = sink
+        self._parts = parts
         self._done = done
         self._problems = Problems(str(start["uid"]))
         folder, stem = settings.archive.folder, run_stem(settings, start)
@@ -175,23 +163,35 @@ class _LiveRun:
         self._raw = self._open_raw(folder / f"{stem}_raw.h5")
         self._backlog = Backlog(settings.worker.documents, int(settings.worker.memory_mb * 1e6), self._read_back)
         self._reduction: RunReduction | None = None
+        self._failure: ArchiveError | None = None
         self.publisher: Publisher | None = None
         self._thread = threading.Thread(target=self._work, name=f"hedmlive-{str(start['uid'])[:8]}", daemon=True)
         self._thread.start()
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        archived: Mapping[str, Any] | None = None
+        failure, self._failure = self._failure, None
         if self._raw is not None:
             try:
-                self._raw.append(name, doc)
+                archived = self._raw.append(name, doc)
+            except DocumentError as error:
+                self._problems.add("document", str(error))
             except ArchiveError as error:
-                self._lose_raw(error)
-        self._backlog.put(name, doc)
+                failure = error
+        self._backlog.put(name, doc, None if archived is doc else archived)
         if name == "stop":
             self._backlog.close()
+        if failure is not None:
+            self._lose_raw(failure)
 
     @property
     def progress(self) -> Progress:
         return self._reduction.progress if self._reduction is not None else Progress()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is going on any more."""
+        return not self._thread.is_alive() and self._published(0)
 
     @property
     def busy(self) -> bool:
@@ -221,42 +221,55 @@ class _LiveRun:
         if not self._settings.archive.write_raw:
             return None
         try:
-            return RawArchive(path, self._settings, self._start)
+            return self._parts.raw_archive(path, self._settings, self._start)
         except ArchiveError as error:
-            self._raw = None
             self._lose_raw(error)
             return None
 
     def _lose_raw(self, error: ArchiveError) -> None:
         if self._settings.archive.critical:
+            self._problems.add("raw-archive", f"{error}; the plan is stopped, as archive.critical says")
             raise error
-        self._raw = None
         self._problems.add("raw-archive", f"{error}; the run goes on without a raw archive")
 
     def _read_back(self, index: int) -> tuple[str, Any] | None:
         try:
             return None if self._raw is None else self._raw.document(index)
-        except (OSError, ValueError, IndexError, KeyError):
+        except (OSError, ValueError, IndexError, KeyError, RuntimeError):
             return None
 
     # In the thread
 
     def _work(self) -> None:
-        self._reduction = reduction = RunReduction(
-            self._settings, self._start, self._reduced_path, raw=self._raw, problems=self._problems
-        )
-        if self._sink is not None and self._settings.tiled is not None and reduction.archive is not None:
-            self.publisher = Publisher(
-                self._sink,
-                reduction.archive,
-                reduction.uid,
+        try:
+            self._reduction = reduction = RunReduction(
+                self._settings,
                 self._start,
-                self._settings.tiled,
-                self._problems,
+                self._reduced_path,
                 raw=self._raw,
+                problems=self._problems,
+                parts=self._parts,
             )
-        while not self._backlog.drained:
-            self._step(reduction)
+            self.publisher = self._make_publisher(reduction)
+            while not self._backlog.drained:
+                self._step(reduction)
+            self._end(reduction)
+        except Exception as error:
+            # Nobody would see it otherwise; and what keeps coming must not pile up.
+            why = f"{type(error).__name__}: {error}"
+            self._problems.add("reducer", f"the reduction of the run ended ({why}); replay its raw archive")
+            while not self._backlog.drained:
+                self._backlog.get(timeout=0.1)
+
+    def _make_publisher(self, reduction: RunReduction) -> Publisher | None:
+        tiled = self._settings.tiled
+        if self._sink is None or tiled is None or reduction.archive is None:
+            return None
+        return Publisher(
+            self._sink, reduction.archive, reduction.uid, self._start, tiled, self._problems, raw=self._raw
+        )
+
+    def _end(self, reduction: RunReduction) -> None:
         if self._backlog.n_lost:
             self._problems.add(
                 "documents-lost",
@@ -266,21 +279,23 @@ class _LiveRun:
         self._done(result)
         if self.publisher is not None:
             self.publisher.finish({"digest": next(iter(result.digests.values()), "")})
+        elif reduction.archive is not None:
+            reduction.archive.release()
 
     def _step(self, reduction: RunReduction) -> None:
         item = self._backlog.get(timeout=0.1)
         if item is not None:
             before = reduction.progress.n_frames
-            reduction.push(item.name, item.doc, item.came)
+            reduction.push(item.name, item.doc, item.came, item.archived)
             if self.publisher is not None and reduction.progress.n_frames > before:
                 self.publisher.reduced(reduction.progress.n_frames, item.came)
         reduction.flush_if_due()
         if self._raw is not None:
             try:
                 self._raw.flush_if_due()
-            except (OSError, ValueError, RuntimeError) as error:
-                if not self._problems.counts["raw-archive"]:
-                    self._problems.add("raw-archive", f"{self._raw.path}: cannot be flushed: {error}")
+            except ArchiveError as error:
+                # The plan is stopped in the RunEngine's own thread, with the next document.
+                self._failure = error
 
 
 def hedm_live_init(RE: Any, config: Settings | Mapping[str, Any] | str | Path) -> HedmLive | None:
@@ -334,8 +349,10 @@ def _tiled_sink(settings: Settings) -> SinkMaker:
     return lambda: make_sink("tiled", tiled.uri, key)
 
 
-def _warm(settings: Settings) -> None:
-    try:
-        Reducer.warm("<u2")
-    except HedmLiveError:
-        return
+def _warm() -> None:
+    """Compile the kernels beforehand, so that the first frame does not wait for the compiler."""
+    reducer = Reducer(Recipe(threshold=0))
+    for number in range(2):
+        image = np.ones((2, 2), np.uint16)
+        reducer.push(Frame(frame=number, point=number, image=image, omega_start=number, omega_end=number + 1))
+    reducer.flush()

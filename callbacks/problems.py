@@ -35,13 +35,17 @@ class Problems:
         self.kept: list[Problem] = []
         self.counts: Counter[str] = Counter()
 
-    def add(self, kind: str, message: str, frame: int | None = None) -> None:
-        """Note a problem."""
-        problem = Problem(kind=kind, run=self._run, frame=frame, message=message)
+    def add(self, kind: str, message: str, frame: int | None = None, *, run: str = "") -> None:
+        """Note a problem; `run` if it is not the run that all are of."""
+        problem = Problem(kind=kind, run=run or self._run, frame=frame, message=" ".join(message.split()))
         self.counts[kind] += 1
         if len(self.kept) < _KEPT:
             self.kept.append(problem)
             logger.warning("%s", problem)
+
+    def repeat(self, kind: str, times: int = 1) -> None:
+        """Count a problem whose message was told already."""
+        self.counts[kind] += times
 
     def lines(self) -> list[str]:
         """Return the problems as text, as the archives keep them."""

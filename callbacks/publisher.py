@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..streaming import PublishError, SettingsError, Table
+from ..streaming import ArchiveError, PublishError, SettingsError, Table
+from .external import ExternalDocuments
 from .problems import Problems
-from .raw_archive import ExternalDocuments, RawArchive
+from .raw_archive import RawArchive
 from .reduced_archive import ReducedArchive
 from .settings import TiledSettings
 from .worker import Lags
@@ -160,8 +161,8 @@ class Publisher:
                     self._close(final)
                     break
                 wait = self._settings.latency
-            except PublishError as error:
-                self._problems.add("publish", f"{error}; the archive keeps the rows")
+            except (PublishError, ArchiveError) as error:
+                self._problems.add("publish", f"{error}; what is not published stays in the archives")
                 break
             except Exception as error:
                 # A new client next time: one that saw a broken connection may keep it.

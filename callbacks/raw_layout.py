@@ -1,5 +1,6 @@
 """What the raw archive says of a finished run, for people and for programs that know no documents."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +9,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from .encoding import StoredImage
+from .hdf5 import dataset, nexus_group, subgroup
 from .roles import RoleSource
 from .settings import Settings
+
+FORMAT = "hedmlive-raw-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +37,19 @@ class RunSummary:
     "What went wrong."
 
 
-def write_summary(file: h5py.File, settings: Settings, summary: RunSummary) -> None:
-    """Write motors, roles and NeXus groups into a raw archive.
+def write_summary(file: h5py.File, path: Path, settings: Settings, summary: RunSummary) -> None:
+    """Write motors, roles and NeXus groups into a raw archive, which will lie at `path`.
 
     ``/entry/hedm`` has the names of the unified archive: a role that never came has no dataset, and is named in the
     attribute ``missing``; nothing is filled in.
     """
-    entry = file["entry"]
+    entry = subgroup(file, "entry")
     _write_titles(entry, summary)
-    scan = _group(entry, "scan", "NXcollection")
+    scan = nexus_group(entry, "scan", "NXcollection")
     for name, values in summary.columns.items():
         if values.dtype.kind != "f" or np.isfinite(values).any():
             _dataset(scan, name, values, _unit(name, summary.sources), summary.sources.get(name))
-    hedm = _group(entry, "hedm", "NXcollection")
+    hedm = nexus_group(entry, "hedm", "NXcollection")
     _write_omega(hedm, summary)
     for role in settings.roles:
         if role in summary.columns and np.isfinite(summary.columns[role]).any() and not role.startswith("omega"):
@@ -56,14 +61,14 @@ def write_summary(file: h5py.File, settings: Settings, summary: RunSummary) -> N
     wanted = ("omega_per_frame", "omega_start", "omega_step", "L1", "L2", "energy", "lattice_parameters", "space_group")
     hedm.attrs["missing"] = [name for name in wanted if name not in hedm]
     if "energy" in hedm:
-        monochromator = _group(entry["instrument"], "monochromator", "NXmonochromator")
+        monochromator = nexus_group(subgroup(entry, "instrument"), "monochromator", "NXmonochromator")
         monochromator["energy"] = h5py.SoftLink("/entry/hedm/energy")
-    _link_frames(file, summary)
+    _link_frames(file, path, summary)
     entry.attrs["problems"] = list(summary.problems) or [""]
 
 
 def _write_titles(entry: h5py.Group, summary: RunSummary) -> None:
-    sample = _group(entry, "sample", "NXsample")
+    sample = nexus_group(entry, "sample", "NXsample")
     for key in ("sample_name", "sample"):
         if isinstance(summary.start.get(key), str):
             sample["name"] = summary.start[key]
@@ -91,18 +96,26 @@ def _write_omega(hedm: h5py.Group, summary: RunSummary) -> None:
         _dataset(hedm, "omega_step", np.median(end - start), "degree", summary.sources.get("omega_step") or source)
 
 
-def _link_frames(file: h5py.File, summary: RunSummary) -> None:
-    for detector, (path, dataset) in summary.frame_files.items():
-        group = _group(file["entry/instrument"], detector, "NXdetector")
+def _link_frames(file: h5py.File, archive: Path, summary: RunSummary) -> None:
+    for detector, (path, place) in summary.frame_files.items():
+        group = nexus_group(subgroup(file, "entry/instrument"), detector, "NXdetector")
         if "data" not in group:
-            near = Path(path).parent == Path(file.filename).absolute().parent
-            group["data"] = h5py.ExternalLink(Path(path).name if near else path, dataset)
-    detectors = [name for name, group in file["entry/instrument"].items() if "data" in group]
+            group["data"] = h5py.ExternalLink(_relative(Path(path), archive.absolute().parent), place)
+    instrument = subgroup(file, "entry/instrument")
+    # Looked up as links: what they lead to may not be there yet.
+    detectors = [name for name in instrument if instrument.get(f"{name}/data", getlink=True) is not None]
     if detectors:
-        data = _group(file["entry"], "data", "NXdata")
+        data = nexus_group(subgroup(file, "entry"), "data", "NXdata")
         data["data"] = h5py.SoftLink(f"/entry/instrument/{detectors[0]}/data")
         data.attrs["signal"] = "data"
-        file["entry"].attrs["default"] = "data"
+        subgroup(file, "entry").attrs["default"] = "data"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path that still leads there when both are moved together; far away, the absolute one."""
+    path = path.absolute()
+    near = path.is_relative_to(folder) or path.is_relative_to(folder.parent)
+    return os.path.relpath(path, folder) if near else str(path)
 
 
 def _dataset(group: h5py.Group, name: str, value: Any, unit: str, source: RoleSource | None) -> None:
@@ -121,7 +134,13 @@ def _unit(name: str, sources: Mapping[str, RoleSource]) -> str:
     return "degree" if name.startswith("omega") else "s" if name == "time" else ""
 
 
-def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
-    group = parent.require_group(name)
-    group.attrs["NX_class"] = nx_class
-    return group
+def image_place(stored: StoredImage) -> str:
+    """Return the path of the dataset in which an image of an event lies."""
+    return f"entry/instrument/{stored.detector}/{stored.dataset}"
+
+
+def read_line(file: h5py.File, index: int) -> bytes:
+    """Return document number `index` as it was encoded."""
+    ends = dataset(file, "entry/documents/end")
+    first = int(ends[index - 1]) if index else 0
+    return dataset(file, "entry/documents/bytes")[first : int(ends[index])].tobytes()

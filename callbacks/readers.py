@@ -7,10 +7,10 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import h5py
-import hdf5plugin  # noqa: F401  (its import registers the filters that detectors compress with)
 import numpy as np
 
 from ..streaming import FrameError, SparseImage
+from .hdf5 import NotYet, dataset, open_growing, subgroup
 
 SPARSE = "application/x-hedm-sparse+hdf5"
 FRAME_CACHE = "application/x-hexrd-framecache"
@@ -18,8 +18,8 @@ FRAME_CACHE = "application/x-hexrd-framecache"
 Image = np.ndarray | SparseImage
 
 
-class NotYet(Exception):
-    """The file does not hold the frame yet."""
+class FileLags(FrameError):
+    """A file did not hold in time what a document announced."""
 
 
 class Reader(Protocol):
@@ -48,55 +48,66 @@ class HDF5Reader:
         self.dataset = str(parameters.get("dataset") or parameters.get("path") or "/entry/data/data")
         self._per_event = per_event
         self._file: h5py.File | None = None
+        self._last: tuple[int, np.ndarray] | None = None
 
     def read(self, index: int) -> Image:
         """Return rows index*k to (index+1)*k."""
-        if self._file is None:
-            self._file = open_growing(self.path)
-        if self.dataset not in self._file:
-            self.close()
-            raise NotYet(f"no dataset {self.dataset}")
-        data = self._file[self.dataset]
-        first = index * self._per_event
-        if len(data) < first + self._per_event:
-            data.refresh()
-        if len(data) < first + self._per_event:
-            if not self._file.swmr_mode:
-                self.close()
-            raise NotYet(f"{len(data)} images")
-        # A dataset of one image an event keeps its leading axis; four axes are (event, k, rows, columns).
-        return data[index] if data.ndim == 4 else data[first : first + self._per_event]
+        # The k images of an event are asked for one after the other.
+        if self._last is None or self._last[0] != index:
+            self._last = (index, self._read(index))
+        return self._last[1]
 
     def close(self) -> None:
         """Close the file."""
+        self._last = None
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _read(self, index: int) -> np.ndarray:
+        file = self._file = self._file or open_growing(self.path)
+        if self.dataset not in file:
+            self.close()
+            raise NotYet(f"no dataset {self.dataset} in {self.path}")
+        data = dataset(file, self.dataset)
+        # A dataset of one image an event keeps its leading axis; four axes are (event, k, rows, columns).
+        rows = 1 if data.ndim == 4 else self._per_event
+        if data.ndim < 3:
+            raise ValueError(f"{self.path} {self.dataset} has shape {data.shape}; wanted (images, rows, columns)")
+        if len(data) < (index + 1) * rows:
+            data.refresh()
+        n_images = len(data)
+        if n_images < (index + 1) * rows:
+            if not file.swmr_mode:
+                self.close()
+            raise NotYet(f"{self.path} {self.dataset} holds {n_images}")
+        return data[index] if data.ndim == 4 else data[index * rows : (index + 1) * rows]
 
 
 class SparseReader:
     """Frames of a sparse group of a raw archive."""
 
-    def __init__(self, path: Path, parameters: Mapping[str, Any], per_event: int) -> None:
+    def __init__(self, path: Path, parameters: Mapping[str, Any]) -> None:
         self._path = path
         self._group = str(parameters["dataset"])
         self._file: h5py.File | None = None
 
     def read(self, index: int) -> Image:
         """Return one frame."""
-        if self._file is None:
-            self._file = open_growing(self._path)
-        group = self._file[self._group]
-        if len(group["frame_start"]) < index + 2:
-            raise NotYet(f"{len(group['frame_start']) - 1} frames")
-        first, end = (int(place) for place in group["frame_start"][index : index + 2])
-        rows, columns = (int(n) for n in group.attrs["shape"])
-        return SparseImage(
-            shape=(rows, columns),
-            row=group["row"][first:end],
-            col=group["col"][first:end],
-            value=group["value"][first:end],
-        )
+        file = self._file = self._file or open_growing(self._path)
+        group = subgroup(file, self._group)
+        starts = dataset(group, "frame_start")
+        if len(starts) < index + 2:
+            starts.refresh()
+        if len(starts) < index + 2:
+            raise NotYet(f"{self._path} holds {len(starts) - 1}")
+        first, end = (int(place) for place in starts[index : index + 2])
+        columns = {name: dataset(group, name) for name in ("row", "col", "value")}
+        for data in columns.values():
+            if len(data) < end:
+                data.refresh()
+        rows, cols = (int(n) for n in group.attrs["shape"])
+        return SparseImage(shape=(rows, cols), **{name: data[first:end] for name, data in columns.items()})
 
     def close(self) -> None:
         """Close the file."""
@@ -108,10 +119,11 @@ class SparseReader:
 class FrameCacheReader:
     """Frames of a HEXRD frame-cache (.npz)."""
 
-    def __init__(self, path: Path, parameters: Mapping[str, Any], per_event: int) -> None:
+    def __init__(self, path: Path) -> None:
         # Nothing in a file is ever unpickled.
         self._file = np.load(path, allow_pickle=False)
-        self._shape = tuple(int(n) for n in self._file["shape"])
+        rows, cols = (int(n) for n in self._file["shape"])
+        self._shape = (rows, cols)
         self._dtype = np.dtype(text(self._file["dtype"]))
 
     def read(self, index: int) -> Image:
@@ -145,28 +157,11 @@ class FileSeriesReader:
         """Return the image of one file."""
         path = file_path(self._base + self._template.format(index) if self._template else self._base)
         if not path.exists():
-            raise NotYet("no such file")
+            raise NotYet(f"no file {path}")
         return self._load(path)
 
     def close(self) -> None:
         """Nothing stays open."""
-
-
-def open_growing(path: Path) -> h5py.File:
-    """Open a file to read, whether it is finished, still written, or left behind by a killed process.
-
-    Raises
-    ------
-    NotYet
-        It is not there, or not readable yet.
-    """
-    problem: OSError | None = None
-    for swmr in (True, False):
-        try:
-            return h5py.File(path, "r", swmr=swmr, libver="latest", locking=False)
-        except OSError as error:
-            problem = error
-    raise NotYet(str(problem))
 
 
 def file_path(uri: str) -> Path:
@@ -185,6 +180,11 @@ def file_path(uri: str) -> Path:
     return Path(unquote(parts.path))
 
 
+def file_uri(path: Path) -> str:
+    """Return the `file:` URI of a path, as documents write it."""
+    return path.absolute().as_uri().replace("file:///", "file://localhost/", 1)
+
+
 def make_reader(resource: Mapping[str, Any], per_event: int) -> Reader:
     """Return the reader of a StreamResource document.
 
@@ -198,9 +198,9 @@ def make_reader(resource: Mapping[str, Any], per_event: int) -> Reader:
     if mimetype == "application/x-hdf5":
         return HDF5Reader(file_path(uri), parameters, per_event)
     if mimetype == SPARSE:
-        return SparseReader(file_path(uri), parameters, per_event)
+        return SparseReader(file_path(uri), parameters)
     if mimetype == FRAME_CACHE:
-        return FrameCacheReader(file_path(uri), parameters, per_event)
+        return FrameCacheReader(file_path(uri))
     if mimetype == "multipart/related;type=image/tiff":
         return FileSeriesReader(uri, parameters, _load_tiff)
     if mimetype == "multipart/related;type=application/x-npy":
@@ -221,8 +221,10 @@ def read_waiting(
 
     Raises
     ------
+    FileLags
+        The frame was not there in time.
     FrameError
-        The frame was not there in time, or the file cannot be read.
+        The file cannot be read.
     """
     deadline = clock() + seconds
     while True:
@@ -230,11 +232,11 @@ def read_waiting(
             return reader.read(index)
         except NotYet as error:
             if clock() >= deadline:
-                raise FrameError(f"image {index} is not in its file after {seconds:g} s: {error}") from None
+                raise FileLags(f"image {index} is not in its file after {seconds:g} s: {error}") from None
             sleep(0.02)
-        except (OSError, KeyError, ValueError) as error:
-            if isinstance(error, FrameError):
-                raise
+        except FrameError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError, IndexError, ImportError) as error:
             raise FrameError(f"image {index} cannot be read: {' '.join(str(error).split())}") from None
 
 
@@ -245,6 +247,8 @@ def text(value: Any) -> str:
 
 
 def _load_tiff(path: Path) -> np.ndarray:
-    import tifffile
-
+    try:
+        import tifffile
+    except ImportError:
+        raise FrameError(f"{path}: TIFF needs the package tifffile; install it") from None
     return tifffile.imread(path)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,9 +12,11 @@ from urllib.parse import urlsplit
 from ..streaming import ArchiveError, DocumentError, ReplayError
 from .foreign import frame_cache_documents, frame_cache_settings
 from .live import SinkMaker, run_stem
+from .parts import Parts
 from .problems import Problems
 from .publisher import Publisher
-from .raw_archive import RawArchive, RawArchiveReader
+from .raw_archive import RawArchive
+from .raw_reader import RawArchiveReader
 from .run import Progress, RunReduction, RunResult
 from .settings import Settings
 
@@ -45,6 +48,7 @@ def process(
     sink: SinkMaker | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
     publish_seconds: float = 60,
+    parts: Parts | None = None,
 ) -> RunResult:
     """Send the documents of one run through the callbacks, in this thread, as fast as they are reduced.
 
@@ -64,6 +68,8 @@ def process(
         Called after each document.
     publish_seconds
         How long to wait at the end until all is published.
+    parts
+        What the run is reduced with.
 
     Raises
     ------
@@ -78,30 +84,57 @@ def process(
         raise ReplayError(f"the first document is {name}; wanted a start document with a uid")
     stem = stem or run_stem(settings, start)
     problems = Problems(str(start["uid"]))
-    raw = RawArchive(settings.archive.folder / f"{stem}_raw.h5", settings, start) if write_raw else None
-    path = settings.archive.folder / f"{stem}_reduced.h5"
-    reduction = RunReduction(settings, start, path, raw=raw, problems=problems)
-    if reduction.archive is None:
-        raise ArchiveError(problems.kept[-1].message)
-    publisher = None
-    if sink is not None and settings.tiled is not None:
-        publisher = Publisher(sink, reduction.archive, reduction.uid, start, settings.tiled, problems, raw=raw)
-    if raw is not None:
-        raw.append("start", start)
-    for name, doc in iterator:
+    parts = parts or Parts()
+    folder = settings.archive.folder
+    raw = parts.raw_archive(folder / f"{stem}_raw.h5", settings, start) if write_raw else None
+    try:
+        reduction = RunReduction(
+            settings, start, folder / f"{stem}_reduced.h5", raw=raw, problems=problems, parts=parts
+        )
+        if reduction.archive is None:
+            raise ArchiveError(problems.kept[-1].message)
+        return _process(reduction, chain([(name, start)], iterator), raw, sink, watch, publish_seconds)
+    finally:
         if raw is not None:
-            raw.append(name, doc)
-        reduction.push(name, doc)
-        watch(reduction.progress)
-    result = reduction.finish()
-    if publisher is not None:
-        publisher.finish({"digest": next(iter(result.digests.values()), "")})
-        if not publisher.wait(publish_seconds):
+            raw.close()
+            raw.release()
+
+
+def _process(
+    reduction: RunReduction,
+    documents: Documents,
+    raw: RawArchive | None,
+    sink: SinkMaker | None,
+    watch: Callable[[Progress], None],
+    publish_seconds: float,
+) -> RunResult:
+    archive, problems, publisher = reduction.archive, reduction.problems, None
+    tiled = reduction.settings.tiled
+    if sink is not None and tiled is not None and archive is not None:
+        publisher = Publisher(sink, archive, reduction.uid, reduction.start, tiled, problems, raw=raw)
+    try:
+        for name, doc in documents:
+            archived = None if raw is None else _archive(raw, name, doc, problems)
+            reduction.push(name, doc, archived=archived)
+            watch(reduction.progress)
+        result = reduction.finish()
+        if publisher is not None:
+            publisher.finish({"digest": next(iter(result.digests.values()), "")})
+            if not publisher.wait(publish_seconds):
+                problems.add("publish", "not everything was published; the archives hold it all")
+        return replace(result, problems=tuple(problems.lines()))
+    finally:
+        if publisher is not None:
             publisher.give_up()
-            problems.add("publish", "not everything was published; the archives hold it all")
-    else:
-        reduction.archive.release()
-    return replace(result, problems=tuple(problems.lines()))
+        reduction.close()
+
+
+def _archive(raw: RawArchive, name: str, doc: Mapping[str, Any], problems: Problems) -> Mapping[str, Any] | None:
+    try:
+        return raw.append(name, doc)
+    except DocumentError as error:
+        problems.add("document", str(error))
+        return None
 
 
 def open_source(where: str, *, api_key: str | None = None) -> Source:
@@ -142,7 +175,7 @@ def _from_raw_archive(path: Path) -> Source:
 
     def documents() -> Iterator[tuple[str, Mapping[str, Any]]]:
         with reader:
-            yield from reader.documents()
+            yield from reader.documents(lazy=True)
 
     stem = path.stem.removesuffix("_raw")
     return Source(documents=documents(), settings=settings, n_frames=reader.n_points(), stem=stem)

@@ -117,6 +117,7 @@ def _source(key: str, where: str, described: Mapping[str, Any]) -> RoleSource:
 def _number(value: Any) -> float:
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
-    return float(array.reshape(-1)[0]) if array.size == 1 else math.nan
+    # An infinite motor is a broken one, and would spread over everything that is computed with it.
+    return float(array.reshape(-1)[0]) if array.size == 1 and np.isfinite(array).all() else math.nan

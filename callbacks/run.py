@@ -2,30 +2,24 @@
 
 import json
 import math
-import time
+from array import array
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..streaming import (
-    SCAN_ROLES,
-    ArchiveError,
-    Batches,
-    Frame,
-    FrameError,
-    HedmLiveError,
-    Reducer,
-    tables_with_roles,
-)
-from .assembler import FrameAssembler, InFile, Pending, image_of
-from .encoding import StoredImage
+from ..streaming import SCAN_ROLES, ArchiveError, Batches, Frame, HedmLiveError
+from .assembler import FrameAssembler
+from .detector import DetectorReduction
+from .parts import Parts
+from .pending import InFile, Pending, image_of
 from .problems import Problems
 from .raw_archive import RawArchive
 from .raw_layout import RunSummary
-from .readers import HDF5Reader, Image, Reader, read_waiting
+from .readers import FileLags, HDF5Reader, Image, Reader, read_waiting
 from .reduced_archive import ReducedArchive
 from .settings import Settings
 from .worker import Lags
@@ -70,52 +64,6 @@ class RunResult:
     "What went wrong, a line each."
 
 
-class _DetectorReduction:
-    """The reduction of one detector."""
-
-    def __init__(self, settings: Settings, number: int) -> None:
-        self._settings = settings
-        self._detector = settings.detectors[number]
-        self._mask = None if self._detector.mask is None else _load(self._detector.mask)
-        self._dark = None if self._detector.dark is None else _load(self._detector.dark)
-        self._dark_sum: np.ndarray | None = None
-        self.n_darks = 0
-        self.held: list[tuple[Pending, float]] = []
-        self._reducer: Reducer | None = None
-
-    @property
-    def waits_for_darks(self) -> bool:
-        """Whether no dark is known yet that the recipe asks for."""
-        return self._settings.recipe.background == "dark" and self._dark is None and self._reducer is None
-
-    @property
-    def n_open(self) -> int:
-        return 0 if self._reducer is None else self._reducer.n_open_tracks
-
-    def add_dark(self, image: Image) -> None:
-        """Add a dark frame to the mean."""
-        array = np.asarray(image if isinstance(image, np.ndarray) else image.dense(), np.float64)
-        if self._reducer is not None:
-            raise FrameError("a dark frame came after the first frame was reduced; it is left out")
-        if self._dark_sum is not None and self._dark_sum.shape != array.shape:
-            raise FrameError(f"a dark frame has shape {array.shape}; wanted {self._dark_sum.shape} as the one before")
-        self._dark_sum = array if self._dark_sum is None else self._dark_sum + array
-        self.n_darks += 1
-
-    def reducer(self) -> Reducer:
-        """Return the reducer; from the first call on, darks are settled."""
-        if self._reducer is None:
-            dark = self._dark
-            if self._settings.recipe.background == "dark" and dark is None and self._dark_sum is not None:
-                dark = self._dark_sum / self.n_darks
-            wanted = self._settings.recipe.background == "dark"
-            tables = tables_with_roles(dict.fromkeys(self._settings.further_roles, ""))
-            self._reducer = Reducer(
-                self._settings.recipe, dark=dark if wanted else None, mask=self._mask, tables=tables
-            )
-        return self._reducer
-
-
 class RunReduction:
     """Reduces one run: `push` each document, then `finish`.
 
@@ -134,8 +82,13 @@ class RunReduction:
         The raw archive that is being written, if there is one.
     problems
         Where to say what went wrong.
-    clock, sleep
-        Time, to wait for files that lag behind.
+    parts
+        What it is reduced with.
+
+    Raises
+    ------
+    SettingsError
+        The file of a dark or a mask cannot be read.
     """
 
     def __init__(
@@ -146,54 +99,67 @@ class RunReduction:
         *,
         raw: RawArchive | None = None,
         problems: Problems | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        parts: Parts | None = None,
     ) -> None:
         self.uid = str(start["uid"])
         self.start = start
         self.problems = problems or Problems(self.uid)
         self.progress = Progress()
-        self._settings = settings
+        self.settings = settings
         self._raw = raw
-        self._clock, self._sleep = clock, sleep
+        self._parts = parts or Parts()
+        self._clock = self._parts.clock
         self._stop: Mapping[str, Any] = {}
         self._assembler = FrameAssembler(settings, start, self.problems)
-        self._detectors = [_DetectorReduction(settings, number) for number in range(len(settings.detectors))]
-        self._columns: dict[str, list[float]] = {name: [] for name in (*_COLUMNS, *self._scalar_roles())}
+        numbers = range(len(settings.detectors))
+        self._detectors = [DetectorReduction(settings, number, self._parts.reducer) for number in numbers]
+        self._columns = {name: array("d") for name in (*_COLUMNS, *self._scalar_roles())}
+        self._lagging: set[Reader] = set()
         self._frame_files: dict[str, tuple[str, str]] = {}
-        self._flushed_at = clock()
+        self._flushed_at = self._clock()
         self._unwritten = 0
         self.archive = self._open_archive(reduced_path)
 
-    def push(self, name: str, doc: Mapping[str, Any], came: float | None = None) -> None:
-        """Take in one document; `came` is the clock when it was handed over."""
+    def push(
+        self, name: str, doc: Mapping[str, Any], came: float | None = None, archived: Mapping[str, Any] | None = None
+    ) -> None:
+        """Take in one document.
+
+        Parameters
+        ----------
+        name, doc
+            The document.
+        came
+            Clock when it was handed over.
+        archived
+            The document with `ArchivedImage` in the place of images, for those that have to wait.
+        """
         came = self._clock() if came is None else came
         if name == "stop":
             self._stop = doc
-        try:
-            pending = self._assembler.push(name, doc)
-        except (HedmLiveError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-            why = str(error) if isinstance(error, HedmLiveError) else f"{type(error).__name__}: {error}"
-            self.problems.add("document", f"a {name} document cannot be used: {' '.join(why.split())}")
-            return
-        self._take(pending, came)
+        self._take(self._assembled(f"a {name} document", lambda: self._assembler.push(name, doc, archived)), came)
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
         """Write the new rows if they have waited long enough."""
-        due = 0.2 if self._settings.tiled is None else min(0.2, self._settings.tiled.latency / 2)
+        due = 0.2 if self.settings.tiled is None else min(0.2, self.settings.tiled.latency / 2)
         if self.archive is not None and self._clock() - self._flushed_at >= due:
             self._flush_archive()
 
     def finish(self) -> RunResult:
         """Reduce what can still be reduced, name what never came, and write the end of both archives."""
-        self._take(self._assembler.flush(), self._clock())
+        if not self._stop:
+            self.problems.add("no-stop", "the stop document never came; what came before is reduced")
+        self._take(self._assembled("the end", self._assembler.flush), self._clock())
+        self.progress.n_rejected += self._assembler.n_lost
         for number, detector in enumerate(self._detectors):
+            if detector.held and detector.has_darks:
+                self._reduce_held(detector)
             if detector.held:
                 self.problems.add("dark-missing", "background is dark, but no dark frame came; no frame is reduced")
                 self.progress.n_rejected += len(detector.held)
             elif not detector.waits_for_darks:
-                self._write(number, detector.reducer().flush())
+                self._flush_detector(number, detector)
         digests = self._finish_reduced()
         self._finish_raw()
         self._assembler.close()
@@ -206,22 +172,47 @@ class RunReduction:
             problems=tuple(self.problems.lines()),
         )
 
+    def close(self) -> None:
+        """Close all files, finished or not."""
+        self._assembler.close()
+        if self.archive is not None:
+            with suppress(OSError, RuntimeError):
+                self.archive.close()
+            self.archive.release()
+
     # Frames
+
+    def _assembled(self, what: str, do: Callable[[], list[Pending]]) -> list[Pending]:
+        try:
+            return do()
+        except Exception as error:
+            self.problems.add("document", f"{what} cannot be used: {_why(error)}")
+            return []
 
     def _take(self, pending: list[Pending], came: float) -> None:
         for frame in pending:
             detector = self._detectors[frame.detector]
             if frame.is_dark:
+                detector.n_darks += 1
                 self._guarded(frame, lambda f=frame, d=detector: d.add_dark(self._image(f)))
             elif detector.waits_for_darks:
-                detector.held.append((frame, came))
+                detector.hold(frame, came)
             else:
                 self._reduce(frame, came)
         for number, detector in enumerate(self._detectors):
-            if detector.held and self._assembler.darks_complete(number, detector.n_darks):
-                held, detector.held = detector.held, []
-                for frame, frame_came in held:
-                    self._reduce(frame, frame_came)
+            if detector.held and detector.has_darks and self._assembler.darks_complete(number, detector.n_darks):
+                self._reduce_held(detector)
+
+    def _reduce_held(self, detector: DetectorReduction) -> None:
+        held, detector.held = detector.held, []
+        for frame, came in held:
+            self._reduce(frame, came)
+
+    def _flush_detector(self, number: int, detector: DetectorReduction) -> None:
+        try:
+            self._write(number, detector.reducer().flush())
+        except Exception as error:
+            self.problems.add("reducer", f"the last tracks cannot be closed: {_why(error)}")
 
     def _reduce(self, pending: Pending, came: float) -> None:
         self._remember(pending)
@@ -238,12 +229,23 @@ class RunReduction:
         """Do something with one frame; whatever it raises costs that frame alone."""
         try:
             return do()
-        except HedmLiveError as error:
-            self.problems.add("frame", f"{error}; the frame is left out", pending.frame)
+        except FileLags as error:
+            self._name_lag(pending, error)
         except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            self.problems.add("reducer", f"reducing failed ({why}); the frame is left out", pending.frame)
+            kind, what = ("frame", "") if isinstance(error, HedmLiveError) else ("reducer", "reducing failed: ")
+            frame = "dark frame" if pending.is_dark else "frame"
+            self.problems.add(kind, f"{what}{_why(error)}; the {frame} is left out", pending.frame)
         return None
+
+    def _name_lag(self, pending: Pending, error: FileLags) -> None:
+        reader = pending.source.reader if isinstance(pending.source, InFile) else None
+        if reader is None or reader in self._lagging:
+            self.problems.repeat("frame")
+            return
+        # To wait for each frame of a file that never comes would take hours.
+        self._lagging.add(reader)
+        more = "it is left out, and the next ones of this file are not waited for"
+        self.problems.add("frame", f"{error}; {more}", pending.frame)
 
     def _frame(self, pending: Pending) -> Frame:
         return Frame(
@@ -259,41 +261,36 @@ class RunReduction:
         )
 
     def _image(self, pending: Pending) -> Image:
-        image = image_of(pending, self._read, self._stored)
-        if pending.shape and tuple(image.shape) != pending.shape:
-            raise FrameError(f"the image has shape {tuple(image.shape)}; its descriptor says {pending.shape}")
-        return image
+        return image_of(pending, self._read)
 
     def _read(self, reader: Reader, index: int) -> Image:
-        seconds = self._settings.worker.file_seconds
-        return read_waiting(reader, index, seconds, clock=self._clock, sleep=self._sleep)
-
-    def _stored(self, stored: StoredImage) -> np.ndarray:
-        if self._raw is None:
-            raise FrameError("the image lies in a raw archive that is not open")
-        return self._raw.image(stored)
+        seconds = 0.0 if reader in self._lagging else self.settings.worker.file_seconds
+        image = read_waiting(reader, index, seconds, clock=self._clock, sleep=self._parts.sleep)
+        self._lagging.discard(reader)
+        return image
 
     def _remember(self, pending: Pending) -> None:
+        if isinstance(pending.source, InFile) and isinstance(pending.source.reader, HDF5Reader):
+            name = self.settings.detectors[pending.detector].name
+            self._frame_files.setdefault(name, (str(pending.source.reader.path), pending.source.reader.dataset))
         if pending.detector:
             return
         values = {"frame": pending.frame, "point": pending.point, "time": pending.time}
         values |= {"omega_start": pending.omega[0], "omega_end": pending.omega[1], **pending.roles}
         for name, column in self._columns.items():
             column.append(values.get(name, math.nan))
-        if isinstance(pending.source, InFile) and isinstance(pending.source.reader, HDF5Reader):
-            name = self._settings.detectors[pending.detector].name
-            self._frame_files.setdefault(name, (str(pending.source.reader.path), pending.source.reader.dataset))
 
     # Archives
 
     def _open_archive(self, path: Path) -> ReducedArchive | None:
-        detectors = tuple(detector.name for detector in self._settings.detectors)
-        roles = dict.fromkeys(self._settings.further_roles, "")
-        settings = self._settings.to_json()
+        detectors = tuple(detector.name for detector in self.settings.detectors)
+        roles = dict.fromkeys(self.settings.further_roles, "")
+        settings = self.settings.to_json()
         try:
-            return ReducedArchive(path, self.uid, self._settings.recipe, detectors, roles, settings=settings)
+            make = self._parts.reduced_archive
+            return make(path, self.uid, self.settings.recipe, detectors, roles, settings=settings)
         except ArchiveError as error:
-            self._lose_archive(error)
+            self._lose_archive(None, error)
             return None
 
     def _write(self, number: int, batches: Batches) -> None:
@@ -313,13 +310,17 @@ class RunReduction:
         except ArchiveError as error:
             # The disk may have room again; but what waits for it must not fill the memory.
             if self._unwritten > _GIVE_UP_BATCHES:
-                self._lose_archive(error)
+                self._lose_archive(self.archive, error)
                 self.archive = None
             elif not self.problems.counts["reduced-archive"]:
                 self.problems.add("reduced-archive", f"{error}; tried again as long as the run goes on")
 
-    def _lose_archive(self, error: ArchiveError) -> None:
-        self.problems.add("reduced-archive", f"{error}; make room and replay the raw archive")
+    def _lose_archive(self, archive: ReducedArchive | None, error: Exception) -> None:
+        self.problems.add("reduced-archive", f"{_why(error)}; make room and replay the raw archive")
+        if archive is not None:
+            # A full disk may refuse even this.
+            with suppress(OSError, RuntimeError):
+                archive.close()
 
     def _finish_reduced(self) -> dict[int, str]:
         if self.archive is None:
@@ -333,7 +334,7 @@ class RunReduction:
         try:
             return self.archive.finish(status, attributes)
         except (HedmLiveError, OSError) as error:
-            self._lose_archive(ArchiveError(str(error)))
+            self._lose_archive(self.archive, error)
             return {}
 
     def _finish_raw(self) -> None:
@@ -344,7 +345,7 @@ class RunReduction:
         try:
             self._raw.finish(
                 RunSummary(
-                    columns={name: np.array(values) for name, values in self._columns.items()},
+                    columns={name: np.asarray(values) for name, values in self._columns.items()},
                     sources=roles.sources,
                     scalars={role: value for role, value in scalars.items() if value is not None},
                     start=self.start,
@@ -353,15 +354,12 @@ class RunReduction:
                     problems=self.problems.lines(),
                 )
             )
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            self.problems.add("raw-archive", f"{self._raw.path}: its summary cannot be written: {error}")
+        except ArchiveError as error:
+            self.problems.add("raw-archive", str(error))
 
     def _scalar_roles(self) -> tuple[str, ...]:
-        return tuple(r for r in (*SCAN_ROLES, *self._settings.further_roles) if r in self._settings.roles)
+        return tuple(r for r in (*SCAN_ROLES, *self.settings.further_roles) if r in self.settings.roles)
 
 
-def _load(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise FrameError(f"{path}: cannot be read as .npy: {error}") from None
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, HedmLiveError) else f"{type(error).__name__}: {error}"

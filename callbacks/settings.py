@@ -152,6 +152,8 @@ def load_settings(source: "Settings | Mapping[str, Any] | str | Path") -> Settin
     numbers = source if isinstance(source, Mapping) else _read_yaml(Path(source))
     if BLOCK in numbers:
         numbers, origin = numbers[BLOCK], f"{origin}, block {BLOCK}"
+        if not isinstance(numbers, Mapping):
+            raise SettingsError(f"{origin}: holds {numbers!r:.80}; wanted keys and values, as `recipe:`")
     numbers = {key: value for key, value in numbers.items() if key != "ENABLE"}
     try:
         return TypeAdapter(Settings).validate_python(numbers)

@@ -20,6 +20,8 @@ class Item:
     "The document."
     came: float
     "Clock when it was handed over; when it was read back, if it had to be."
+    archived: Mapping[str, Any] | None = None
+    "The document with `ArchivedImage` in the place of images, if it is archived."
 
 
 class Backlog:
@@ -64,7 +66,7 @@ class Backlog:
         """Return how many documents wait, in memory or not."""
         return self._put - self._taken
 
-    def put(self, name: str, doc: Mapping[str, Any]) -> None:
+    def put(self, name: str, doc: Mapping[str, Any], archived: Mapping[str, Any] | None = None) -> None:
         """Hand a document over; never waits for the worker."""
         size = _array_bytes(doc)
         with self._changed:
@@ -72,7 +74,8 @@ class Backlog:
             behind = bool(self._ring) and self._ring[-1][0] != self._put - 1
             left_out = behind or (not self._ring and self._taken < self._put)
             if not left_out and len(self._ring) < self._limits[0] and self._bytes + size <= max(self._limits[1], size):
-                self._ring.append((self._put, Item(name=name, doc=doc, came=self._clock()), size))
+                item = Item(name=name, doc=doc, came=self._clock(), archived=archived)
+                self._ring.append((self._put, item, size))
                 self._bytes += size
             self._put += 1
             self._changed.notify()
@@ -115,11 +118,18 @@ class Backlog:
 
 
 def _array_bytes(doc: Mapping[str, Any]) -> int:
-    size = 0
-    for value in doc.get("data", {}).values():
-        for each in value if isinstance(value, list) and len(value) <= 1 else (value,):
-            size += each.nbytes if isinstance(each, np.ndarray) else 0
-    return size
+    """Return the bytes of the arrays in an event, or in the columns of a page of events."""
+    data = doc.get("data")
+    return sum(map(_size, data.values())) if isinstance(data, Mapping) else 0
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, list):
+        # A list of numbers is as long as it says; only its rows have to be looked into.
+        return 8 * len(value) if not value or not isinstance(value[0], list | np.ndarray) else sum(map(_size, value))
+    return 0
 
 
 class Lags:

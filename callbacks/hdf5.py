@@ -1,0 +1,77 @@
+"""What every module does with HDF5: open a file that may still grow, and reach groups and datasets by their kind."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+BITSHUFFLE: dict[str, Any] = dict(hdf5plugin.Bitshuffle(cname="lz4"))
+"""Keywords that make a dataset bitshuffle-lz4."""
+
+
+class NotYet(Exception):
+    """The file, or what is wanted of it, is not there yet."""
+
+
+def open_growing(path: Path) -> h5py.File:
+    """Open a file to read, whether it is finished, still written, or left behind by a killed process.
+
+    Raises
+    ------
+    NotYet
+        It is not there, or not readable yet.
+    """
+    problem: OSError | None = None
+    # Locked first: a writer in this very process lets a reader in only if both lock alike. Unlocked is for file
+    # systems that know no locks, and for what a killed writer left locked.
+    for locking, swmr in itertools.product((None, False), (True, False)):
+        try:
+            return h5py.File(path, "r", swmr=swmr, libver="latest", locking=locking)
+        except OSError as error:
+            problem = error
+    raise NotYet(str(problem))
+
+
+def subgroup(parent: h5py.Group, name: str) -> h5py.Group:
+    """Return a group of a group.
+
+    Raises
+    ------
+    KeyError
+        There is none of that name.
+    """
+    found = parent[name]
+    if not isinstance(found, h5py.Group):
+        raise KeyError(f"{name} is no group")
+    return found
+
+
+def dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
+    """Return a dataset of a group.
+
+    Raises
+    ------
+    KeyError
+        There is none of that name.
+    """
+    found = parent[name]
+    if not isinstance(found, h5py.Dataset):
+        raise KeyError(f"{name} is no dataset")
+    return found
+
+
+def nexus_group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
+    """Return a group of a group with its NeXus class, made if it is not there."""
+    group = parent.require_group(name)
+    group.attrs["NX_class"] = nx_class
+    return group
+
+
+def write_rows(data: h5py.Dataset, first: int, values: np.ndarray | Sequence[Any]) -> None:
+    """Write rows from `first` on; a second time after a failure writes the same rows to the same place."""
+    data.resize(first + len(values), axis=0)
+    data[first:] = values
