@@ -9,7 +9,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -94,14 +94,18 @@ def _plain(value: Any) -> Any:
 
 def ensure_container(parent: Any, key: str, *, metadata: Mapping[str, Any] | None = None, specs: list[Any]) -> Any:
     """Return a child container, made if missing; two processes may make it at once."""
+    return _made_or_found(parent, key, lambda: parent.create_container(key, metadata=dict(metadata or {}), specs=specs))
+
+
+def _made_or_found(parent: Any, key: str, make: Callable[[], Any]) -> Any:
+    """Make a child, or find it if it is there already: mostly it is not, and asking first costs two more calls."""
     from httpx import HTTPStatusError
 
-    if key not in parent:
-        try:
-            parent.create_container(key, metadata=dict(metadata or {}), specs=specs)
-        except HTTPStatusError as error:
-            if error.response.status_code != HTTPStatus.CONFLICT:
-                raise
+    try:
+        return make()
+    except HTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.CONFLICT:
+            raise
     return parent[key]
 
 
@@ -109,8 +113,11 @@ def ensure_root(client: Any) -> None:
     """Make ``/raw`` and ``/reduced``, once for each catalogue."""
     from tiled.structures.core import Spec
 
-    ensure_container(client, RAW, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
-    ensure_container(client, REDUCED, specs=[])
+    there = set(client)
+    if RAW not in there:
+        ensure_container(client, RAW, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+    if REDUCED not in there:
+        ensure_container(client, REDUCED, specs=[])
 
 
 def ensure_attempt(client: Any, uid: str, attempt: int, start: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
@@ -137,23 +144,20 @@ def ensure_attempt(client: Any, uid: str, attempt: int, start: Mapping[str, Any]
 
 def ensure_table(reduction: Any, uid: str, table: Table) -> Any:
     """Return the appendable table of a reduction, made if missing."""
-    from httpx import HTTPStatusError
     from tiled.structures.core import Spec
 
-    if table.name not in reduction:
-        spec = SPECS.get(table.name, f"HEDM{table.name.title().replace('_', '')}")
-        try:
-            reduction.create_appendable_table(
-                table_schema(table),
-                key=table.name,
-                table_name=sql_table_name(table),
-                specs=[Spec(spec, version="1.0")],
-                metadata={"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": _units(table)},
-            )
-        except HTTPStatusError as error:
-            if error.response.status_code != HTTPStatus.CONFLICT:
-                raise
-    return reduction[table.name]
+    spec = SPECS.get(table.name, f"HEDM{table.name.title().replace('_', '')}")
+    return _made_or_found(
+        reduction,
+        table.name,
+        lambda: reduction.create_appendable_table(
+            table_schema(table),
+            key=table.name,
+            table_name=sql_table_name(table),
+            specs=[Spec(spec, version="1.0")],
+            metadata={"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": _units(table)},
+        ),
+    )
 
 
 def _units(table: Table) -> dict[str, str]:
