@@ -4,15 +4,20 @@ None is ``parallel=True``: two ordinary threads inside such a kernel abort the i
 layer, and that interpreter is the RunEngine's.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 # Every sum below runs over the pixels of a peak in raster order, relative to its first pixel: that fixes the last bit
 # of a floating-point sum, so that digests can be equal, and a faster kernel must keep this order.
 
 
 @njit(nogil=True, cache=True)
-def lit_dense(raw, cut, sentinels, row, col):
+def lit_dense(raw: Array, cut: Array, sentinels: Array, row: Array, col: Array) -> int:
     """Find lit pixels of a dense image in raster order; return how many there are, though only len(row) are kept."""
     n = 0
     capacity = len(row)
@@ -32,7 +37,7 @@ def lit_dense(raw, cut, sentinels, row, col):
 
 
 @njit(nogil=True, cache=True)
-def lit_sparse(value, row, col, cut, sentinels, keep):
+def lit_sparse(value: Array, row: Array, col: Array, cut: Array, sentinels: Array, keep: Array) -> None:
     """Mark in keep which of the listed pixels are lit."""
     for i in range(len(value)):
         lit = value[i] > cut[row[i], col[i]]
@@ -43,7 +48,7 @@ def lit_sparse(value, row, col, cut, sentinels, keep):
 
 
 @njit(nogil=True, cache=True)
-def _root(parent, i):
+def _root(parent: Array, i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -51,7 +56,7 @@ def _root(parent, i):
 
 
 @njit(nogil=True, cache=True)
-def _meet(parent, is_maximum, weight, i, j):
+def _meet(parent: Array, is_maximum: Array, weight: Array, i: int, j: int) -> None:
     """Join neighbours j < i, and let the darker one (the later one of equals) be no maximum."""
     a = _root(parent, i)
     b = _root(parent, j)
@@ -67,7 +72,7 @@ def _meet(parent, is_maximum, weight, i, j):
 
 
 @njit(nogil=True, cache=True)
-def label(row, col, weight, parent, is_maximum, labels):
+def label(row: Array, col: Array, weight: Array, parent: Array, is_maximum: Array, labels: Array) -> int:
     """Label 8-connected groups of pixels listed in raster order, from 0 by first pixel; return how many there are."""
     n = len(row)
     above = 0
@@ -95,14 +100,24 @@ def label(row, col, weight, parent, is_maximum, labels):
 
 
 @njit(nogil=True, cache=True)
-def count_labels(labels, counts):
+def count_labels(labels: Array, counts: Array) -> None:
     """Count the pixels of each label."""
     for each in labels:
         counts[each] += 1
 
 
 @njit(nogil=True, cache=True)
-def moments(row, col, weight, saturated, is_maximum, labels, sums, box, counts):
+def moments(
+    row: Array,
+    col: Array,
+    weight: Array,
+    saturated: Array,
+    is_maximum: Array,
+    labels: Array,
+    sums: Array,
+    box: Array,
+    counts: Array,
+) -> None:
     """Sum each label's pixels in raster order.
 
     sums (n, 7): weight, w dr, w dc, w dr^2, w dc^2, w dr dc, largest weight, with dr, dc from the first pixel;
@@ -139,8 +154,10 @@ def moments(row, col, weight, saturated, is_maximum, labels, sums, box, counts):
 
 
 @njit(nogil=True, cache=True)
-def shared_pixels(row_a, col_a, peak_a, row_b, col_b, peak_b, pairs):
-    """Write (peak of a, peak of b) for each pixel in both lists, which are in raster order; return how many."""
+def shared_pixels(
+    row_a: Array, col_a: Array, peak_a: Array, row_b: Array, col_b: Array, peak_b: Array, n_b: int, pairs: Array
+) -> int:
+    """Write ``peak_a * n_b + peak_b`` for each pixel in both lists, which are in raster order; return how many."""
     n = 0
     i = 0
     j = 0
@@ -148,8 +165,7 @@ def shared_pixels(row_a, col_a, peak_a, row_b, col_b, peak_b, pairs):
         if row_a[i] < row_b[j] or (row_a[i] == row_b[j] and col_a[i] < col_b[j]):
             i += 1
         elif row_a[i] == row_b[j] and col_a[i] == col_b[j]:
-            pairs[n, 0] = peak_a[i]
-            pairs[n, 1] = peak_b[j]
+            pairs[n] = np.int64(peak_a[i]) * n_b + peak_b[j]
             n += 1
             i += 1
             j += 1
@@ -159,7 +175,7 @@ def shared_pixels(row_a, col_a, peak_a, row_b, col_b, peak_b, pairs):
 
 
 @njit(nogil=True, cache=True)
-def ordered_sums(track, weight, values, sums):
+def ordered_sums(track: Array, weight: Array, values: Array, sums: Array) -> None:
     """Add weight * values[:, k] and weight (last column) of each row to its track, in the order of the rows."""
     for i in range(len(track)):
         for k in range(values.shape[1]):
@@ -167,10 +183,54 @@ def ordered_sums(track, weight, values, sums):
         sums[track[i], values.shape[1]] += weight[i]
 
 
-def warm(dtype: np.dtype) -> None:
-    """Compile the kernels for one type of count, so that the first frame does not wait for the compiler."""
-    raw = np.zeros((2, 2), dtype)
-    none = np.empty(0, dtype)
-    few = np.empty(0, np.int32)
-    lit_dense(raw, raw, none, np.empty(4, np.int32), np.empty(4, np.int32))
-    lit_sparse(none, few, few, raw, none, np.empty(0, np.bool_))
+@njit(nogil=True, cache=True)
+def join_tracks(row_a: Array, row_b: Array, parent: Array, following: Array, last: Array, held: Array) -> int:
+    """Join the track of each row of row_a with that of the row of row_b; return how many tracks that took away.
+
+    A track is a linked list of rows whose root is its lowest row: ``following`` leads from row to row (-1 at the end);
+    ``last`` and ``held`` are kept at the root.
+    """
+    joined = 0
+    for i in range(len(row_a)):
+        a = _root(parent, row_a[i])
+        b = _root(parent, row_b[i])
+        if a == b:
+            continue
+        if b < a:
+            a, b = b, a
+        parent[b] = a
+        following[last[a]] = b
+        last[a] = last[b]
+        held[a] |= held[b]
+        joined += 1
+    return joined
+
+
+@njit(nogil=True, cache=True)
+def ended_tracks(old: Array, new: Array, held: Array, parent: Array, mark: Array, tick: int, roots: Array) -> int:
+    """Write the roots of the tracks that have a row in old, none in new, and are not held; return how many."""
+    for i in range(len(new)):
+        mark[_root(parent, new[i])] = tick
+    n = 0
+    for i in range(len(old)):
+        root = _root(parent, old[i])
+        if mark[root] != tick and not held[root]:
+            mark[root] = tick
+            roots[n] = root
+            n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def take_tracks(roots: Array, parent: Array, following: Array, track: Array, rows: Array) -> int:
+    """Write the rows of each track and its place in roots, and mark them as taken (parent -1); return how many."""
+    n = 0
+    for k in range(len(roots)):
+        row = roots[k]
+        while row >= 0:
+            track[n] = k
+            rows[n] = row
+            parent[row] = -1
+            n += 1
+            row = following[row]
+    return n

@@ -81,15 +81,20 @@ class OverlapLinker:
         return self._link(self._last[1], self._first[1])
 
     def closes_circle(self) -> bool:
-        """Tell whether the frames so far are one full turn, so that the last is a neighbour of the first."""
+        """Tell whether the frames so far are one full turn, so that the last is a neighbour of the first.
+
+        The gap that is left of the turn must be one step wide, or up to `Recipe.max_gap` steps more; a step is the width
+        of a frame, or where frames have no width, the mean distance of their middles.
+        """
         if self._first is None or self._last is None:
             return False
         first, last = self._first[0], self._last[0]
         steps = last.frame - first.frame
         if steps < 2 or not first.same_place(last, self._recipe.place_tolerance):
             return False
-        step = abs(last.omega - first.omega) / steps
-        return abs(abs(last.omega - first.omega) + step - 360.0) <= 0.5 * step
+        swept = abs(last.omega - first.omega)
+        step = max(first.width, last.width) or swept / steps
+        return 0.5 * step <= 360.0 - swept <= (1.5 + self._recipe.max_gap) * step
 
     @property
     def direction(self) -> float:
@@ -108,11 +113,14 @@ class OverlapLinker:
         return width == 0 or abs(b.omega - a.omega) <= (steps + 0.5) * width
 
     def _link(self, a: PeaksOfFrame, b: PeaksOfFrame) -> Columns:
-        pairs = np.empty((min(len(a.pixels["row"]), len(b.pixels["row"])), 2), np.int32)
+        pairs = np.empty(min(len(a.pixels["row"]), len(b.pixels["row"])), np.int64)
+        n_b = len(b.peaks["peak"])
         lists = (each.pixels[name] for each in (a, b) for name in ("row", "col", "peak"))
-        n = kernels.shared_pixels(*lists, pairs)
-        linked, shared = np.unique(pairs[:n], axis=0, return_counts=True)
-        peak_a, peak_b = linked[:, 0], linked[:, 1]
+        n = kernels.shared_pixels(*lists, n_b, pairs)
+        if n == 0:
+            return LINKS.empty()
+        linked, shared = np.unique(pairs[:n], return_counts=True)
+        peak_a, peak_b = np.divmod(linked, n_b)
         distance = np.hypot(
             a.peaks["row"][peak_a] - b.peaks["row"][peak_b], a.peaks["col"][peak_a] - b.peaks["col"][peak_b]
         )
@@ -133,5 +141,3 @@ class OverlapLinker:
                 "distance": distance[keep],
             }
         )
-
-

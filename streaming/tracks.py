@@ -1,8 +1,5 @@
 """Tracks: connected components of the links, closed as soon as no frame still to come can join them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from . import kernels
@@ -10,26 +7,88 @@ from .linking import Position
 from .peaks import PeaksOfFrame
 from .tables import MEMBERS, TRACK_BASE, TRACKS, Batches, Columns
 
-Peak = tuple[int, int]
-"""(frame, peak)."""
+_NUMBERS = ("sum_intensity", "max_intensity", "row", "col", "n_pixels", "n_saturated", "on_edge")
+_LISTS = ("parent", "following", "last", "mark")
+_ROW = np.dtype(
+    [(name, np.int64) for name in ("frame", "peak", *_LISTS)]
+    + [("held", np.bool_)]
+    + [(name, np.float64) for name in ("omega_start", "omega_end", *_NUMBERS)]
+)
+_FIRST_CAPACITY = 1024
 
 
-@dataclass(slots=True, kw_only=True)
-class _Seen:
-    """A frame whose peaks belong to open tracks."""
+class _Rows:
+    """The peaks of open tracks, one row each, in order of (frame, peak).
 
-    position: Position
-    peaks: Columns
-    open_peaks: int
+    A track is a linked list of rows (`kernels.join_tracks`). Rows of closed tracks are swept out now and then. Only the
+    numbers that a track needs are kept: a hot pixel, a track that never ends, must not keep whole frames in memory.
+    """
 
+    def __init__(self) -> None:
+        self.n = 0
+        self._n_taken = 0
+        self._tick = 0
+        self._rows = np.empty(_FIRST_CAPACITY, _ROW)
 
-@dataclass(slots=True, kw_only=True)
-class _Open:
-    """An open track."""
+    def append(self, position: Position, found: PeaksOfFrame, *, held: bool) -> None:
+        """Add the peaks of one frame, each a track of its own."""
+        count = len(found.peaks["peak"])
+        if self.n + count > len(self._rows):
+            self._rows = np.resize(self._rows[: self.n], max(self.n + count, 2 * len(self._rows)))
+        new = self._rows[self.n : self.n + count]
+        new["frame"] = found.frame
+        new["peak"] = found.peaks["peak"]
+        new["parent"] = new["last"] = np.arange(self.n, self.n + count)
+        new["following"] = -1
+        new["mark"] = 0
+        new["held"] = held
+        new["omega_start"] = position.omega_start
+        new["omega_end"] = position.omega_end
+        for name in _NUMBERS:
+            new[name] = found.peaks[name]
+        self.n += count
 
-    members: list[Peak] = field(default_factory=list[Peak])
-    touches_first: bool = False
-    wraps: bool = False
+    def join(self, row_a: np.ndarray, row_b: np.ndarray) -> int:
+        """Join the tracks of linked rows; return how many tracks fewer there are."""
+        rows = self._rows
+        return kernels.join_tracks(row_a, row_b, rows["parent"], rows["following"], rows["last"], rows["held"])
+
+    def ended(self, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """Return the roots of the tracks that have a row in `old`, none in `new`, and are not held."""
+        self._tick += 1
+        roots = np.empty(len(old), np.int64)
+        rows = self._rows
+        n = kernels.ended_tracks(old, new, rows["held"], rows["parent"], rows["mark"], self._tick, roots)
+        # A root is the lowest row, so this is the order of the first peaks.
+        return np.sort(roots[:n])
+
+    def roots(self) -> np.ndarray:
+        """Return the roots of all tracks."""
+        return np.flatnonzero(self._rows["parent"][: self.n] == np.arange(self.n))
+
+    def take(self, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray, Columns]:
+        """Take tracks out: return the place in `roots`, the row and the numbers of each of their rows, in order."""
+        track, row = np.empty(self.n, np.int64), np.empty(self.n, np.int64)
+        n = kernels.take_tracks(roots, self._rows["parent"], self._rows["following"], track, row)
+        self._n_taken += n
+        track, row = track[:n], row[:n]
+        row = row[np.lexsort((row, track))]
+        taken = self._rows[row]
+        return track, row, {name: np.ascontiguousarray(taken[name]) for name in _ROW.names or () if name not in _LISTS}
+
+    def sweep(self) -> None:
+        """Forget the rows that were taken, once they are more than the others."""
+        if 2 * self._n_taken <= self.n:
+            return
+        keep = np.flatnonzero(self._rows["parent"][: self.n] >= 0)
+        place = np.full(self.n + 1, -1)
+        place[keep] = np.arange(len(keep))
+        kept = self._rows[keep]
+        for name in ("parent", "following", "last"):
+            # The end of a list, -1, picks the last place, which is -1. Only a root's `last` is ever read.
+            kept[name] = place[kept[name]]
+        self._rows[: len(keep)] = kept
+        self.n, self._n_taken = len(keep), 0
 
 
 class Tracker:
@@ -47,37 +106,31 @@ class Tracker:
 
     def __init__(self, *, wrap: bool) -> None:
         self._wrap = wrap
-        self._first_frame: int | None = None
-        self._seen: dict[int, _Seen] = {}
-        self._track_of: dict[Peak, _Open] = {}
-        self._frontier: list[Peak] = []
-        self._open: dict[int, _Open] = {}
+        self._rows = _Rows()
+        self._n_first: int | None = None
+        self._n_newest = 0
+        self._n_open = 0
 
     @property
     def n_open(self) -> int:
         """Tracks that a frame still to come could join."""
-        return len(self._open)
+        return self._n_open
 
     def push(self, position: Position, found: PeaksOfFrame, links: Columns) -> Batches:
         """Take in one frame and its links with the frame before; return the tracks that closed."""
-        if self._first_frame is None:
-            self._first_frame = found.frame
-        before, self._frontier = self._frontier, [(found.frame, peak) for peak in range(len(found.peaks["peak"]))]
-        if self._frontier:
-            self._seen[found.frame] = _Seen(position=position, peaks=found.peaks, open_peaks=len(self._frontier))
-        for peak in self._frontier:
-            track = _Open(members=[peak], touches_first=self._wrap and found.frame == self._first_frame)
-            self._track_of[peak] = track
-            self._open[id(track)] = track
-        self._merge(links)
-        alive = {id(self._track_of[peak]) for peak in self._frontier}
-        return self._close(
-            {
-                id(track): track
-                for track in (self._track_of[peak] for peak in before)
-                if id(track) not in alive and not track.touches_first
-            }.values()
-        )
+        rows = self._rows
+        held = self._wrap and self._n_first is None
+        start = rows.n
+        old = self._newest()
+        rows.append(position, found, held=held)
+        new = np.arange(start, rows.n)
+        self._n_newest = len(new)
+        if self._n_first is None:
+            self._n_first = len(new) if held else 0
+        self._n_open += len(new)
+        if len(links["peak_a"]):
+            self._n_open -= rows.join(old[links["peak_a"]], new[links["peak_b"]])
+        return self._close(rows.ended(old, new), old[:0], 0.0)
 
     def flush(self, wrap_links: Columns, direction: float) -> Batches:
         """Link the last frame with the first, close every track and return it.
@@ -89,80 +142,56 @@ class Tracker:
         direction
             Sense of the sweep, 1 or -1, to unwrap the rotation of tracks that wrap.
         """
-        self._merge(wrap_links)
-        for frame, peak in zip(wrap_links["frame_a"].tolist(), wrap_links["peak_a"].tolist(), strict=True):
-            self._track_of[frame, peak].wraps = True
-        self._frontier = []
-        return self._close(list(self._open.values()), turn=360.0 * direction)
+        # The peaks of the first frame are the first rows, for their tracks are held.
+        first = np.arange(self._n_first or 0)[wrap_links["peak_b"]]
+        last = self._newest()[wrap_links["peak_a"]]
+        self._n_open -= self._rows.join(last, first)
+        self._n_newest = self._n_first = 0
+        return self._close(self._rows.roots(), last, 360.0 * direction)
 
-    def _merge(self, links: Columns) -> None:
-        columns = (links[name].tolist() for name in ("frame_a", "peak_a", "frame_b", "peak_b"))
-        for frame_a, peak_a, frame_b, peak_b in zip(*columns, strict=True):
-            small, large = self._track_of[frame_a, peak_a], self._track_of[frame_b, peak_b]
-            if small is large:
-                continue
-            if len(small.members) > len(large.members):
-                small, large = large, small
-            for peak in small.members:
-                self._track_of[peak] = large
-            large.members += small.members
-            large.touches_first |= small.touches_first
-            del self._open[id(small)]
+    def _newest(self) -> np.ndarray:
+        """Return the rows of the newest frame: the last ones, for none of its peaks is in a closed track."""
+        return np.arange(self._rows.n - self._n_newest, self._rows.n)
 
-    def _close(self, tracks: Iterable[_Open], turn: float = 0.0) -> Batches:
-        closing = sorted(tracks, key=lambda track: min(track.members))
-        if not closing:
+    def _close(self, roots: np.ndarray, wrapped: np.ndarray, turn: float) -> Batches:
+        if not len(roots):
             return {}
-        for track in closing:
-            track.members.sort()
-        rows = [self._rows(track, turn if track.wraps else 0.0) for track in closing]
-        counts = np.array([len(track.members) for track in closing])
-        batch = _summary(counts, {name: np.concatenate([r[name] for r in rows]) for name in rows[0]})
-        batch["tracks"]["wraps"] = np.array([track.wraps for track in closing])
-        for track in closing:
-            self._forget(track)
-        return batch
-
-    def _rows(self, track: _Open, turn: float) -> Columns:
-        """Return what the sums need, one row a member; the late part of a track that wraps is turned back."""
-        late = 0.5 * (track.members[0][0] + track.members[-1][0])
-        names = ("sum_intensity", "max_intensity", "row", "col", "n_pixels", "n_saturated", "on_edge")
-        values: list[tuple[float, ...]] = []
-        for frame, peak in track.members:
-            seen = self._seen[frame]
-            back = turn if frame > late else 0.0
-            omegas = (seen.position.omega_start - back, seen.position.omega_end - back)
-            values.append((frame, peak, *omegas, *(seen.peaks[name][peak] for name in names)))
-        columns = np.array(values, np.float64).T
-        return dict(zip(("frame", "peak", "omega_start", "omega_end", *names), columns, strict=True))
-
-    def _forget(self, track: _Open) -> None:
-        del self._open[id(track)]
-        for peak in track.members:
-            del self._track_of[peak]
-            seen = self._seen[peak[0]]
-            seen.open_peaks -= 1
-            if seen.open_peaks == 0:
-                del self._seen[peak[0]]
+        track, row, numbers = self._rows.take(roots)
+        self._rows.sweep()
+        self._n_open -= len(roots)
+        starts = np.flatnonzero(np.diff(track, prepend=-1))
+        wraps = np.logical_or.reduceat(np.isin(row, wrapped), starts)
+        _unwrap(numbers, starts, wraps, turn)
+        return _summary(track, starts, wraps, numbers)
 
 
-def _summary(counts: np.ndarray, rows: Columns) -> Batches:
-    """Return tables `tracks` (without `wraps`) and `members` of tracks whose members follow each other."""
-    starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    member_of = np.repeat(np.arange(len(counts)), counts)
-    frame, peak = rows["frame"].astype(np.int64), rows["peak"].astype(np.int64)
-    track = frame[starts] * TRACK_BASE + peak[starts]
-    omega = 0.5 * (rows["omega_start"] + rows["omega_end"])
-    sums = np.zeros((len(counts), 4))
-    values = np.stack([rows["row"], rows["col"], omega], axis=1)
-    kernels.ordered_sums(member_of, rows["sum_intensity"], values, sums)
-    omega_min = np.minimum.reduceat(np.minimum(rows["omega_start"], rows["omega_end"]), starts)
-    omega_max = np.maximum.reduceat(np.maximum(rows["omega_start"], rows["omega_end"]), starts)
-    new_frame = np.concatenate(([True], (np.diff(frame) != 0) | (np.diff(member_of) != 0)))
-    saturated = np.add.reduceat(rows["n_saturated"], starts)
+def _unwrap(numbers: Columns, starts: np.ndarray, wraps: np.ndarray, turn: float) -> None:
+    """Turn back what lies after the widest gap in the frames of a wrapping track; one all the way round has no gap."""
+    ends = np.append(starts[1:], len(numbers["frame"]))
+    for start, end in zip(starts[wraps].tolist(), ends[wraps].tolist(), strict=True):
+        gaps = np.diff(numbers["frame"][start:end])
+        if gaps.max() > 1:
+            late = start + 1 + int(gaps.argmax())
+            numbers["omega_start"][late:end] -= turn
+            numbers["omega_end"][late:end] -= turn
+
+
+def _summary(track: np.ndarray, starts: np.ndarray, wraps: np.ndarray, numbers: Columns) -> Batches:
+    """Return the tables `tracks` and `members` of tracks whose members follow each other, track k from starts[k]."""
+    frame, peak = numbers["frame"], numbers["peak"]
+    first, last = numbers["omega_start"], numbers["omega_end"]
+    name = frame[starts] * TRACK_BASE + peak[starts]
+    sums = np.zeros((len(starts), 4))
+    values = np.stack([numbers["row"], numbers["col"], 0.5 * (first + last)], axis=1)
+    kernels.ordered_sums(track, numbers["sum_intensity"], values, sums)
+    omega_min = np.minimum.reduceat(np.minimum(first, last), starts)
+    omega_max = np.maximum.reduceat(np.maximum(first, last), starts)
+    new_frame = np.diff(frame, prepend=-1) != 0
+    new_frame[starts] = True
+    saturated = np.add.reduceat(numbers["n_saturated"], starts)
     tracks = {
-        "track": track,
-        "n_peaks": counts,
+        "track": name,
+        "n_peaks": np.diff(starts, append=len(track)),
         "n_frames": np.add.reduceat(new_frame.astype(np.int64), starts),
         "first_frame": np.minimum.reduceat(frame, starts),
         "last_frame": np.maximum.reduceat(frame, starts),
@@ -173,12 +202,12 @@ def _summary(counts: np.ndarray, rows: Columns) -> Batches:
         "row": sums[:, 0] / sums[:, 3],
         "col": sums[:, 1] / sums[:, 3],
         "sum_intensity": sums[:, 3],
-        "max_intensity": np.maximum.reduceat(rows["max_intensity"], starts),
-        "n_pixels": np.add.reduceat(rows["n_pixels"], starts),
+        "max_intensity": np.maximum.reduceat(numbers["max_intensity"], starts),
+        "n_pixels": np.add.reduceat(numbers["n_pixels"], starts),
         # One unknown full scale makes all unknown: -1 of every member, not a sum of them.
-        "n_saturated": np.where(rows["n_saturated"][starts] < 0, -1, saturated),
-        "on_edge": np.maximum.reduceat(rows["on_edge"], starts) > 0,
-        "wraps": np.zeros(len(counts), np.bool_),
+        "n_saturated": np.where(numbers["n_saturated"][starts] < 0, -1, saturated),
+        "on_edge": np.maximum.reduceat(numbers["on_edge"], starts) > 0,
+        "wraps": wraps,
     }
-    members = {"track": track[member_of], "frame": frame, "peak": peak}
+    members = {"track": name[track], "frame": frame, "peak": peak}
     return {"tracks": TRACKS.batch(tracks), "members": MEMBERS.batch(members)}
