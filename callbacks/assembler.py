@@ -94,6 +94,10 @@ class FrameAssembler:
         for resource, datums in self._early.items():
             for datum in datums:
                 self._note_unknown_resource(resource, datum)
+        for event, resource in self._references.orphans():
+            for lane in self._lanes_of(self._streams[event["descriptor"]]):
+                if lane.key in event["data"]:
+                    lane.reasons[int(event["seq_num"])] = f"its datum names the unknown resource {resource}"
         pending = [frame for lane in self._lanes.values() for frame in self._advance(lane, to_the_end=True)]
         self._check_counts()
         for role in self.roles.missing:

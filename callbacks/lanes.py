@@ -33,14 +33,17 @@ class Events:
         return len(self._known)
 
     def add(self, seq_num: int, event: Event) -> str:
-        """Note an event; return why it cannot be used any more, or nothing."""
+        """Note an event; return why it cannot be used, or nothing."""
         if not self.hold_motors:
             # Nothing is joined with these events, so it does not matter when they come.
             self.n_came += 1
             self.last = max(self.last, seq_num)
             return ""
         if seq_num in self._never_came:
-            return "came too late, its frame was given up; it is left out"
+            # Its frame was given up, and that was told.
+            self._never_came.discard(seq_num)
+            self.n_came += 1
+            return ""
         if seq_num in self._known or seq_num < self._forgotten:
             return "came twice; the first counts"
         self._known[seq_num] = event

@@ -15,7 +15,7 @@ from ..streaming import ArchiveError, DocumentError, Frame, Recipe, Reducer, Set
 from .detector import DetectorReduction
 from .parts import Parts
 from .problems import Problems
-from .publisher import Publisher, ResultSink, make_sink
+from .publisher import Publisher, ResultSink, make_sink, preload_sink
 from .raw_archive import RawArchive
 from .router import Router
 from .run import Progress, RunReduction, RunResult
@@ -67,7 +67,7 @@ class HedmLive:
             # A dark or a mask that cannot be read must be known before the scan.
             DetectorReduction(self.settings, number)
         atexit.register(self.close)
-        self._warming = threading.Thread(target=_warm, name="hedmlive-warm", daemon=True)
+        self._warming = threading.Thread(target=_warm, args=(self.settings,), name="hedmlive-warm", daemon=True)
         self._warming.start()
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -122,6 +122,14 @@ class HedmLive:
 
         while any(run.busy for run in self._runs.values()):
             yield from plan_stubs.sleep(0.05)
+
+    def ready(self, timeout: float | None = None) -> bool:
+        """Wait until kernels are compiled and clients imported, which begins with the first moment of this object.
+
+        Nobody needs to: a run that comes earlier is reduced all the same, its first frames a few seconds late.
+        """
+        self._warming.join(timeout)
+        return not self._warming.is_alive()
 
     def close(self, timeout: float = 30) -> None:
         """Finish: reduce what was handed over, write the ends of the archives, and stop publishing."""
@@ -318,7 +326,8 @@ def hedm_live_init(RE: Any, config: Settings | Mapping[str, Any] | str | Path) -
     SettingsError
         The settings are wrong.
     """
-    if isinstance(config, Mapping) and BLOCK in config and not config[BLOCK].get("ENABLE", True):
+    block = config.get(BLOCK) if isinstance(config, Mapping) else None
+    if isinstance(block, Mapping) and not block.get("ENABLE", True):
         return None
     live = HedmLive(config)
     RE.subscribe(live)
@@ -349,10 +358,12 @@ def _tiled_sink(settings: Settings) -> SinkMaker:
     return lambda: make_sink("tiled", tiled.uri, key)
 
 
-def _warm() -> None:
-    """Compile the kernels beforehand, so that the first frame does not wait for the compiler."""
+def _warm(settings: Settings) -> None:
+    """Compile the kernels and import the clients beforehand, so that the first frame does not wait for them."""
     reducer = Reducer(Recipe(threshold=0))
     for number in range(2):
         image = np.ones((2, 2), np.uint16)
         reducer.push(Frame(frame=number, point=number, image=image, omega_start=number, omega_end=number + 1))
     reducer.flush()
+    if settings.tiled is not None:
+        preload_sink("tiled")

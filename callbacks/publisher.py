@@ -71,10 +71,27 @@ def make_sink(name: str, uri: str, api_key: str | None) -> ResultSink:
     SettingsError
         No package offers it.
     """
+    return _sink_maker(name)(uri, api_key=api_key)
+
+
+def preload_sink(name: str) -> None:
+    """Import what a sink needs: seconds that the first run should not wait for.
+
+    Raises
+    ------
+    SettingsError
+        No package offers it.
+    """
+    preload = getattr(_sink_maker(name), "preload", None)
+    if preload is not None:
+        preload()
+
+
+def _sink_maker(name: str) -> Any:
     found = [point for point in entry_points(group=SINKS) if point.name == name]
     if not found:
         raise SettingsError(f"no sink {name!r} is installed; install hedmlive as a package, so that it is found")
-    return found[0].load()(uri, api_key=api_key)
+    return found[0].load()
 
 
 class Publisher:

@@ -109,6 +109,9 @@ class ImageStore:
 
     def _store(self, key: str, name: str, image: Any) -> Any:
         """Store an image and return what stands for it; one that does not fit stays in the document."""
+        if isinstance(image, np.ndarray) and image.dtype.hasobject:
+            # The reducer refuses it and names the frame, here and in a replay.
+            return "(lost: array of Python objects)"
         array = _as_image(image)
         data = self._data.get((key, name))
         if array is None or data is None or array.shape[-2:] != data.shape[1:]:

@@ -1,7 +1,9 @@
 """Resource and Datum as StreamResource and StreamDatum, through RunNormalizer of bluesky-tiled-plugins."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from event_model import unpack_datum_page
 
 Emit = Callable[[str, dict[str, Any]], None]
 
@@ -22,18 +24,31 @@ class LegacyReferences:
         self._emit = emit
         self._normalizer: Any = None
         self._descriptors: dict[str, dict[str, Any]] = {}
+        self._resources: set[str] = set()
         self._datums: set[str] = set()
+        self._without_resource: dict[str, list[Mapping[str, Any]]] = {}
         self._waiting: dict[str, list[dict[str, Any]]] = {}
         self._seq_num = 0
 
     def push(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Take a resource or a datum."""
-        self._begun()(name, dict(doc))
-        if name == "datum":
-            self._known(str(doc["datum_id"]))
-        elif name == "datum_page":
-            for datum_id in doc["datum_id"]:
-                self._known(str(datum_id))
+        """Take a resource or a datum; a datum waits for its resource."""
+        if name == "resource":
+            self._begun()(name, dict(doc))
+            self._resources.add(str(doc["uid"]))
+            for datum in self._without_resource.pop(str(doc["uid"]), []):
+                self._datum(datum)
+        elif name == "datum":
+            self._datum(doc)
+        else:
+            for datum in unpack_datum_page(doc):  # pyright: ignore[reportArgumentType]
+                self._datum(datum)
+
+    def orphans(self) -> Iterator[tuple[Mapping[str, Any], str]]:
+        """Give each event that waits for a datum whose resource never came, and that resource."""
+        for resource, datums in self._without_resource.items():
+            for datum in datums:
+                for event in self._waiting.get(str(datum["datum_id"]), ()):
+                    yield event, resource
 
     def descriptor(self, doc: Mapping[str, Any]) -> None:
         """Learn the keys of a stream; nothing but the images' matters here."""
@@ -60,7 +75,12 @@ class LegacyReferences:
         else:
             self._waiting.setdefault(datum_id, []).append(bare)
 
-    def _known(self, datum_id: str) -> None:
+    def _datum(self, doc: Mapping[str, Any]) -> None:
+        resource, datum_id = str(doc["resource"]), str(doc["datum_id"])
+        if resource not in self._resources:
+            self._without_resource.setdefault(resource, []).append(doc)
+            return
+        self._begun()("datum", dict(doc))
         waiting = self._waiting.pop(datum_id, [])
         if not waiting:
             self._datums.add(datum_id)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -173,12 +173,10 @@ def _from_raw_archive(path: Path) -> Source:
     reader = RawArchiveReader(path)
     settings = json.loads(reader.settings().to_json())
 
-    def documents() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        with reader:
-            yield from reader.documents(lazy=True)
-
     stem = path.stem.removesuffix("_raw")
-    return Source(documents=documents(), settings=settings, n_frames=reader.n_points(), stem=stem)
+    # Images that have to wait are read when they are needed: the file stays open as long as one of them is kept.
+    documents = reader.documents(lazy=True)
+    return Source(documents=documents, settings=settings, n_frames=reader.n_points(), stem=stem)
 
 
 def _from_frame_cache(path: Path) -> Source:

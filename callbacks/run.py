@@ -110,6 +110,7 @@ class RunReduction:
         self._parts = parts or Parts()
         self._clock = self._parts.clock
         self._stop: Mapping[str, Any] = {}
+        self._started = False
         self._assembler = FrameAssembler(settings, start, self.problems)
         numbers = range(len(settings.detectors))
         self._detectors = [DetectorReduction(settings, number, self._parts.reducer) for number in numbers]
@@ -137,6 +138,10 @@ class RunReduction:
         came = self._clock() if came is None else came
         if name == "stop":
             self._stop = doc
+        elif name == "start":
+            if self._started:
+                self.problems.add("document", "a second start document came; the first counts")
+            self._started = True
         self._take(self._assembled(f"a {name} document", lambda: self._assembler.push(name, doc, archived)), came)
         self.flush_if_due()
 
