@@ -198,6 +198,7 @@ def _scan(
         baseline=station.baseline,
         md={"sample_name": "simulated gold", "plan_name": "ff_demo"},
     )
+    live.ready(60)
     with _watching(live, server, n_frames):
         engine(plan)
         results = live.wait(120)

@@ -27,11 +27,16 @@ def connect(uri: str, api_key: str | None = None) -> Any:
     httpx.HTTPError
         Nobody answers there, or the key is wrong.
     """
-    for name, value in _RETRIES.items():
-        os.environ.setdefault(name, value)  # read once, when tiled.client is first imported
+    limit_retries()
     from tiled.client import from_uri
 
     return from_uri(uri, api_key=api_key)
+
+
+def limit_retries() -> None:
+    """Make Tiled's client give up soon; to be called before it is imported, for it reads this once."""
+    for name, value in _RETRIES.items():
+        os.environ.setdefault(name, value)
 
 
 def disconnect(client: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..streaming import PublishError, Table
-from .client import connect
+from .client import connect, limit_retries
 from .formats import register_consolidators
 from .layout import BATCH, RAW, ensure_attempt, ensure_root, ensure_table
 from .settings import KEY_VARIABLE
@@ -272,16 +272,31 @@ class TiledSink:
         return self._nodes[name]
 
 
-def tiled_sink(uri: str, *, api_key: str | None = None) -> TiledSink:
-    """Return a sink for a server, as the entry point ``hedmlive.sinks`` offers it.
+class _TiledSinks:
+    """The entry point ``hedmlive.sinks``: called, it gives a sink for a server."""
 
-    Parameters
-    ----------
-    uri
-        Address of the server, with or without ``/api/v1``.
-    api_key
-        Its key; by default that of the environment variable ``HEDMLIVE_TILED_KEY``.
-    """
-    address = uri.rstrip("/")
-    address = address if address.endswith("/api/v1") else f"{address}/api/v1"
-    return TiledSink(connect(address, api_key or os.environ.get(KEY_VARIABLE, "")), batch_size=LIVE_EVENTS)
+    def __call__(self, uri: str, *, api_key: str | None = None) -> TiledSink:
+        """Return a sink for a server.
+
+        Parameters
+        ----------
+        uri
+            Address of the server, with or without ``/api/v1``.
+        api_key
+            Its key; by default that of the environment variable ``HEDMLIVE_TILED_KEY``.
+        """
+        address = uri.rstrip("/")
+        address = address if address.endswith("/api/v1") else f"{address}/api/v1"
+        return TiledSink(connect(address, api_key or os.environ.get(KEY_VARIABLE, "")), batch_size=LIVE_EVENTS)
+
+    def preload(self) -> None:
+        """Import Tiled's client and writer: three seconds, once."""
+        limit_retries()
+        import bluesky_tiled_plugins
+        import tiled.client.dataframe
+
+        _ = bluesky_tiled_plugins, tiled.client.dataframe
+
+
+tiled_sink = _TiledSinks()
+"""What the entry point names."""
