@@ -1,6 +1,6 @@
 """Archived documents as such that refer to the raw archive for every image that lies in it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,44 +26,48 @@ class ExternalDocuments:
         The raw archive.
     copied
         Data key to name of the detectors whose frames were copied from a frame-cache.
+    images
+        Data keys of the detectors' images.
     """
 
-    def __init__(self, path: Path, copied: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, copied: Mapping[str, str], images: Collection[str]) -> None:
         self._path = path
         self._copied = copied
-        self._descriptors: dict[str, dict[str, Any]] = {}
+        self._images = frozenset(images)
+        self._run_start: dict[str, str] = {}
         self._resources: set[str] = set()
 
     def push(self, name: str, doc: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Give what one document becomes; a descriptor waits for the first event of its stream."""
+        """Give what one document becomes."""
         if name == "descriptor":
-            self._descriptors[doc["uid"]] = doc
+            yield name, self._descriptor(doc)
         elif name in ("event", "event_page"):
             for event in [doc] if name == "event" else unpack_event_page(doc):  # pyright: ignore[reportArgumentType]
                 yield from self._event(dict(event))
+        elif name == "stream_resource" and doc["data_key"] in self._copied:
+            yield name, copied_resource(doc, self._path, self._copied[doc["data_key"]])
         else:
-            if name != "start":
-                yield from self._waiting()
-            if name == "stream_resource" and doc["data_key"] in self._copied:
-                doc = copied_resource(doc, self._path, self._copied[doc["data_key"]])
             yield name, doc
 
-    def _waiting(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for uid in list(self._descriptors):
-            yield "descriptor", self._descriptors.pop(uid)
+    def _descriptor(self, doc: dict[str, Any]) -> dict[str, Any]:
+        inside = {key for key in self._images & doc["data_keys"].keys() if "external" not in doc["data_keys"][key]}
+        if not inside:
+            return doc
+        self._run_start[doc["uid"]] = doc["run_start"]
+        keys = {key: _external_key(value) if key in inside else value for key, value in doc["data_keys"].items()}
+        return doc | {"data_keys": keys}
 
     def _event(self, doc: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        inside = {key: value for key, value in doc["data"].items() if isinstance(_first(value), ArchivedImage)}
-        descriptor = self._descriptors.get(doc["descriptor"])
-        if descriptor is not None:
-            keys = {
-                key: _external_key(value) if key in inside else value for key, value in descriptor["data_keys"].items()
-            }
-            self._descriptors[doc["descriptor"]] = descriptor | {"data_keys": keys}
-        yield from self._waiting()
-        for key, value in inside.items():
-            yield from self._reference(doc, key, value)
-        rest = {part: {k: v for k, v in doc[part].items() if k not in inside} for part in ("data", "timestamps")}
+        if doc["descriptor"] not in self._run_start:
+            yield "event", doc
+            return
+        for key in self._images & doc["data"].keys():
+            # What was no image stayed in its document; there is nothing to refer to.
+            if isinstance(_first(doc["data"][key]), ArchivedImage):
+                yield from self._reference(doc, key, doc["data"][key])
+        rest = {
+            part: {k: v for k, v in doc[part].items() if k not in self._images} for part in ("data", "timestamps")
+        }
         yield "event", doc | rest
 
     def _reference(self, doc: dict[str, Any], key: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -77,6 +81,7 @@ class ExternalDocuments:
                 {
                     "uid": uid,
                     "data_key": key,
+                    "run_start": self._run_start[doc["descriptor"]],
                     "mimetype": "application/x-hdf5",
                     "uri": file_uri(self._path),
                     "parameters": {"dataset": f"/{image_place(stored)}", "chunk_shape": [1]},

@@ -121,6 +121,9 @@ class KeepingSink:
         self._answer()
         self.documents.clear()
 
+    def close(self) -> None:
+        """Close nothing."""
+
     def _answer(self) -> None:
         if self.away:
             raise ConnectionError("the server is gone")

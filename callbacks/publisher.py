@@ -62,6 +62,10 @@ class ResultSink(Protocol):
         """Remove what there is of the run itself, so that all its documents can be sent anew."""
         ...
 
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
 
 def make_sink(name: str, uri: str, api_key: str | None) -> ResultSink:
     """Return a sink by the name of its entry point.
@@ -183,8 +187,7 @@ class Publisher:
                 break
             except Exception as error:
                 # A new client next time: one that saw a broken connection may keep it.
-                self._sinks.clear()
-                self.connected = False
+                self._drop_sinks()
                 if not self._problems.counts["publish-waits"]:
                     why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                     self._problems.add("publish-waits", f"the Tiled server does not answer ({why}); trying on")
@@ -192,9 +195,16 @@ class Publisher:
             self._wake.wait(wait)
             if not self._gave_up.is_set() and self._final is None:
                 self._wake.clear()
+        self._drop_sinks()
         self._archive.release()
         if self._raw is not None:
             self._raw.release()
+
+    def _drop_sinks(self) -> None:
+        for sink in self._sinks.values():
+            sink.close()
+        self._sinks.clear()
+        self.connected = False
 
     def _publish(self) -> None:
         for attempt in self._archive.attempts:
@@ -216,13 +226,13 @@ class Publisher:
 
     def _sink(self, attempt: int) -> ResultSink:
         if attempt not in self._sinks:
-            sink = self._make()
+            # Kept from the first on, so that it is closed if what follows fails.
+            sink = self._sinks[attempt] = self._make()
             metadata = {"status": "running", "attempt": attempt, **self._archive.attributes(attempt)}
             tables = {name: table for name, table in self._archive.tables.items() if name != "pixels"}
             sink.open_reduction(self._run_uid, attempt, start=self._start, metadata=metadata, tables=tables)
             for table in tables:
                 self._sent[attempt, table] = sink.stored(table)
-            self._sinks[attempt] = sink
             self.connected = True
         return self._sinks[attempt]
 
@@ -269,7 +279,7 @@ class _RawPublisher:
                 sink.raw_reset(self._uid)
             self._sink, self._next, self._external = sink, 0, None
         if self._external is None:
-            self._external = ExternalDocuments(self._archive.path, self._archive.copied)
+            self._external = ExternalDocuments(self._archive.path, self._archive.copied, self._archive.image_keys)
         while self._next < self._archive.n_flushed and not enough():
             name, doc = self._archive.document(self._next)
             self._next += 1

@@ -145,6 +145,11 @@ class RawArchive:
         return self._n_flushed
 
     @property
+    def image_keys(self) -> tuple[str, ...]:
+        """Data keys of the detectors' images."""
+        return tuple(detector.image for detector in self._settings.detectors)
+
+    @property
     def copied(self) -> dict[str, str]:
         """Data key to name of the detectors whose frames were copied from a frame-cache."""
         return self._images.copied

@@ -75,10 +75,12 @@ class ReducedArchive:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _recover(path, self._before)
+            if path.exists():
+                # Before it is opened: a copy of an open file bears the mark of its writer.
+                _check(path, run_uid)
+                _copy_whole(path, self._before)
             with h5py.File(path, "a", libver="latest") as file:
                 first = _prepare(file, run_uid)
-                if first:
-                    _copy_whole(path, self._before)
                 self.attempts = tuple(range(first, first + len(detectors)))
                 for attempt, detector in zip(self.attempts, detectors, strict=True):
                     group = make_attempt(file, attempt, run_uid, recipe, detector, self.tables)
@@ -196,14 +198,18 @@ class ReducedArchive:
         return self._finished
 
 
+def _check(path: Path, run_uid: str) -> None:
+    """Refuse a file that is not this run's."""
+    with h5py.File(path, "r", libver="latest") as file:
+        if file.attrs.get("format") != FORMAT or file.attrs.get("run_uid") != run_uid:
+            held = file.attrs.get("run_uid", "something else")
+            raise ArchiveError(f"{path}: holds {held}, not run {run_uid}; choose another folder or stem")
+
+
 def _prepare(file: h5py.File, run_uid: str) -> int:
-    """Check that the file is this run's and return the next attempt."""
-    if not len(file) and "format" not in file.attrs:
+    """Say whose the file is and return the next attempt."""
+    if "format" not in file.attrs:
         file.attrs["format"], file.attrs["run_uid"] = FORMAT, run_uid
-        return 0
-    if file.attrs.get("format") != FORMAT or file.attrs.get("run_uid") != run_uid:
-        held = file.attrs.get("run_uid", "something else")
-        raise ArchiveError(f"{file.filename}: holds {held}, not run {run_uid}; choose another folder or stem")
     return 1 + max((int(name.removeprefix("reduction_")) for name in list(file)), default=-1)
 
 
@@ -217,20 +223,19 @@ def _recover(path: Path, before: Path) -> None:
     try:
         h5py.File(path, "r+", libver="latest").close()
     except OSError:
+        if not h5py.is_hdf5(path):
+            raise
         # Killed in its first reduction. A copy drops the mark of the writer that is gone, and keeps its rows.
         copy = path.with_suffix(".part")
         try:
             with open_growing(path) as old, h5py.File(copy, "w", libver="latest") as new:
-                if old.attrs.get("format") != FORMAT:
-                    raise ArchiveError(f"{path}: not a reduced archive; choose another folder or stem") from None
                 new.attrs.update(dict(old.attrs))
                 for name in list(old):
                     old.copy(name, new)
             copy.replace(path)
-        except NotYet as error:
-            raise ArchiveError(
-                f"{path}: cannot be opened ({' '.join(str(error).split())}); move it away and start again"
-            ) from None
+        except NotYet:
+            # Killed before its first row: nothing can be read, and nothing was there.
+            path.replace(path.with_suffix(".killed.h5"))
         finally:
             copy.unlink(missing_ok=True)
 

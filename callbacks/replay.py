@@ -191,19 +191,26 @@ def _from_tiled(where: str, api_key: str | None) -> Source:
 
     parts = urlsplit(where)
     uid = parts.path.strip("/").split("/")[-1]
+    client = None
     try:
         client = from_uri(f"http://{parts.netloc}/api/v1", api_key=api_key)
-        run = client["raw"][uid]
-        documents = [(name, doc) for name, doc in run.documents() if doc]
+        documents = [(name, doc) for name, doc in client["raw"][uid].documents() if doc]
+        settings = _settings_in_tiled(client, uid)
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ReplayError(f"{where}: cannot be read ({why}); wanted tiled://HOST:PORT/UID and a valid key") from None
-    try:
-        attempts = client["reduced"][uid]
-        settings = json.loads(attempts.values().first().metadata["settings"])
-    except (KeyError, IndexError, TypeError):
-        settings = None
+    finally:
+        if client is not None:
+            client.context.close()
     return Source(documents=documents, settings=settings, stem=None)
+
+
+def _settings_in_tiled(client: Any, uid: str) -> Mapping[str, Any] | None:
+    """Return the settings of a reduction of the run, if it has one."""
+    try:
+        return json.loads(client["reduced"][uid].values().first().metadata["settings"])
+    except (KeyError, IndexError, TypeError):
+        return None
 
 
 def _from_databroker(where: str) -> Source:
