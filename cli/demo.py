@@ -33,7 +33,7 @@ from ..callbacks import (
 from ..devices import step_scan
 from ..simulators import Score, SimulatedStation, score_tracks, simulated_station
 from ..streaming import ArchiveError, SettingsError
-from ..tiled_config import connect, latest_reduction
+from ..tiled_config import connect, disconnect, latest_reduction
 from .display import console, error_console, show_problems
 
 _STEP = 0.5
@@ -223,7 +223,9 @@ def _watching(live: HedmLive, server: _Server, n_frames: int) -> Generator[None]
     finally:
         watcher.stop()
     if watcher.first_seen is not None:
-        console.print(f"A Tiled client saw the first closed tracks when frame {watcher.first_seen} of {n_frames} was reduced.")
+        console.print(
+            f"A Tiled client saw the first closed tracks when frame {watcher.first_seen} of {n_frames} was reduced."
+        )
 
 
 class _Watcher(threading.Thread):
@@ -248,6 +250,7 @@ class _Watcher(threading.Thread):
                 continue
             if self._seen and self.first_seen is None:
                 self.first_seen = self._live.progress().n_frames
+        disconnect(client)
 
     def stop(self) -> None:
         self._over.set()

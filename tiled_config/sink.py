@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..streaming import PublishError, Table
-from .client import connect, limit_retries
+from .client import connect, disconnect, limit_retries
 from .formats import register_consolidators
 from .layout import BATCH, RAW, ensure_attempt, ensure_root, ensure_table
 from .settings import KEY_VARIABLE
@@ -243,6 +243,10 @@ class TiledSink:
             raw = self._client[RAW]
             if uid in raw:
                 raw.delete_contents([uid], recursive=True, external_only=False)
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        disconnect(self._client)
 
     def _make_writer(self) -> Callable[[str, dict[str, Any]], None]:
         from bluesky_tiled_plugins import TiledWriter

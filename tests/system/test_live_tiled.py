@@ -1,12 +1,12 @@
 """A real RunEngine, a real server in its own process, and a client in a third."""
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hedmlive.callbacks import HedmLive, RunResult, make_sink
 from hedmlive.devices import step_scan
 from hedmlive.simulators import NOISELESS, simulated_station
 from hedmlive.streaming import TABLES, digest
-from hedmlive.tiled_config import connect, latest_reduction, read_table
+from hedmlive.tiled_config import connect, disconnect, latest_reduction, read_table
 
 KEY = "systemtestkey0123456789"
 N_FRAMES = 40
@@ -121,15 +121,30 @@ def scan(
     return result, live
 
 
+@contextmanager
+def client_of(uri: str) -> Generator[Any]:
+    client = connect(uri, KEY)
+    try:
+        yield client
+    finally:
+        disconnect(client)
+
+
 def served_digest(uri: str, uid: str) -> str:
     """Compute the digest of the tables that the server has, with the pixels of the archive left out of both."""
-    reduction = latest_reduction(connect(uri, KEY), uid)
+    with client_of(uri) as client:
+        reduction = latest_reduction(client, uid)
 
-    def read(name: str) -> list[dict[str, np.ndarray]]:
-        frame = read_table(reduction[name])
-        return [{column.name: frame[column.name].to_numpy(column.dtype) for column in TABLES[name].columns}]
+        def read(name: str) -> list[dict[str, np.ndarray]]:
+            frame = read_table(reduction[name])
+            return [{column.name: frame[column.name].to_numpy(column.dtype) for column in TABLES[name].columns}]
 
-    return digest({name: table for name, table in TABLES.items() if name != "pixels"}, read)
+        return digest({name: table for name, table in TABLES.items() if name != "pixels"}, read)
+
+
+def served_metadata(uri: str, uid: str) -> dict[str, Any]:
+    with client_of(uri) as client:
+        return dict(latest_reduction(client, uid).metadata)
 
 
 def archived_digest(result: RunResult) -> str:
@@ -152,7 +167,7 @@ def test_another_process_sees_tracks_while_the_scan_runs(tmp_path: Path, server:
     assert int(number) > 0
     assert status == "running"
     assert result.problems == ()
-    assert latest_reduction(connect(uri, KEY), result.uid).metadata["digest"] == result.digests[0]
+    assert served_metadata(uri, result.uid)["digest"] == result.digests[0]
     assert served_digest(uri, result.uid) == archived_digest(result)
 
 
@@ -163,8 +178,8 @@ def test_the_run_itself_is_served_and_replayed(tmp_path: Path, server: Server, m
     for kind in ("array", "hdf5", "stream"):
         result, _ = scan(tmp_path / kind, uri, at_frame=-1, then=lambda: True, detector=kind)
         assert result.problems == ()
-        run = connect(uri, KEY)["raw"][result.uid]
-        assert run["primary"]["detector_image"].shape[0] == N_FRAMES
+        with client_of(uri) as client:
+            assert client["raw"][result.uid]["primary"]["detector_image"].shape[0] == N_FRAMES
         monkeypatch.setenv("HEDMLIVE_TILED_KEY", KEY)
         source = open_source(f"tiled://127.0.0.1:{server.port}/{result.uid}")
         assert source.settings is not None
@@ -189,7 +204,7 @@ def test_a_server_killed_in_mid_scan_loses_and_doubles_nothing(tmp_path: Path, s
     assert publisher is not None
     assert publisher.wait(60)
     assert served_digest(uri, result.uid) == archived_digest(result)
-    assert latest_reduction(connect(uri, KEY), result.uid).metadata["status"] == "complete"
+    assert served_metadata(uri, result.uid)["status"] == "complete"
 
 
 def test_a_dead_server_costs_the_scan_nothing(tmp_path: Path) -> None:
@@ -210,4 +225,5 @@ def test_a_dead_server_costs_the_scan_nothing(tmp_path: Path) -> None:
     (result,) = live.results.values()
     assert result.progress.n_frames == 5
     assert result.digests[0]
-    assert os.path.getsize(str(result.reduced))
+    assert result.reduced is not None
+    assert result.reduced.stat().st_size
