@@ -1,6 +1,7 @@
 """Background and the lit pixels above it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,134 +29,192 @@ class LitPixels:
     "Raw counts minus background, float64, shape (n,)."
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cut:
+    """What the raw counts of one shape and type are compared with."""
+
+    cut: np.ndarray
+    "Lit where raw is above it, shape (rows, columns)."
+    dtype: np.dtype
+    "Type of the raw counts, in this machine's byte order."
+    sentinels: np.ndarray
+    "Raw counts that are never lit, of `dtype`."
+    dark_zero: bool
+    "Whether a pixel of 0 counts is nowhere lit."
+
+
 class Background:
     """Turns images into lit pixels: ``cut = floor(background + threshold)``, lit where ``raw > cut``.
 
     The cut has the frame's own integer type, so that the comparison is exact and one pass. Frames of floating-point
-    numbers are compared with ``background + threshold`` itself; a NaN is never lit.
+    numbers are compared with ``background + threshold`` itself, which for whole numbers is the same; NaN and infinity
+    are never lit.
 
     Parameters
     ----------
     recipe
         What decides; `Recipe.background` ``dark`` needs `dark`.
     dark
-        Mean dark frame, counts, shape (rows, columns).
+        Mean dark frame, counts, shape (rows, columns). What it holds where the mask is set does not matter.
     mask
         0 where a pixel is valid, shape (rows, columns).
 
     Raises
     ------
     SettingsError
-        The dark is missing, not wanted, or holds numbers that are not finite.
+        The dark is missing, not wanted, of another shape than the mask, or holds numbers that are not finite.
     """
 
     def __init__(self, recipe: Recipe, *, dark: np.ndarray | None = None, mask: np.ndarray | None = None) -> None:
         if (recipe.background == "dark") != (dark is not None):
+            given = "no" if dark is None else "a"
             raise SettingsError(
-                f"recipe: background is {recipe.background!r} and {'no' if dark is None else 'a'} dark frame was given; "
+                f"recipe: background is {recipe.background!r} and {given} dark frame was given; "
                 "give a dark frame exactly with `background: dark`"
             )
         self._recipe = recipe
-        self._dark = None if dark is None else np.asarray(dark, np.float64)
-        if self._dark is not None and not np.isfinite(self._dark).all():
-            raise SettingsError("the dark frame holds numbers that are not finite; mask those pixels instead")
-        self._mask = mask
-        self._cut: np.ndarray | None = None
-        self._sentinels: np.ndarray | None = None
+        self._mask = None if mask is None else np.asarray(mask) != 0
+        self._dark = None if dark is None else _usable(dark, self._mask)
+        self._level = recipe.background_level if self._dark is None else _mean(self._dark, self._mask)
+        self._cut: _Cut | None = None
         self._capacity = _FIRST_CAPACITY
 
     @property
     def level(self) -> float:
-        """Mean of the background, counts."""
-        return self._recipe.background_level if self._dark is None else float(self._dark.mean())
+        """Mean of the background over the valid pixels, counts; NaN if none is valid."""
+        return self._level
 
     def push(self, image: np.ndarray | SparseImage) -> LitPixels:
-        """Return the lit pixels of one image; the first image fixes shape and type of all that follow.
+        """Return the lit pixels of one image; the first good image fixes shape and type of all that follow.
+
+        Parameters
+        ----------
+        image
+            Raw counts, shape (rows, columns), in any byte order and memory layout.
 
         Raises
         ------
         FrameError
-            The image is not two-dimensional, has another shape or type than the first, or holds nothing but NaN.
+            The image is not two-dimensional, has another shape or type than the first, or holds nothing but NaN; or it
+            is sparse and lists a pixel twice, or one outside. It then leaves nothing behind.
         """
         cut = self._cut_for(image)
         if isinstance(image, SparseImage):
             row, col, raw = self._push_sparse(image, cut)
         else:
             row, col, raw = self._push_dense(image, cut)
+        self._cut = cut
         dark = self._recipe.background_level if self._dark is None else self._dark[row, col]
         shape = (int(image.shape[0]), int(image.shape[1]))
         return LitPixels(shape=shape, row=row, col=col, raw=raw, intensity=raw.astype(np.float64) - dark)
 
-    def _push_dense(self, image: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if image.dtype.kind == "f" and np.isnan(image).all():
+    def _push_dense(self, image: np.ndarray, cut: _Cut) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        raw = _plain(image, cut.dtype)
+        if raw.dtype.kind == "f" and np.isnan(raw).all():
             raise FrameError("the image holds nothing but NaN; look at the detector")
         while True:
             row = np.empty(self._capacity, np.int32)
             col = np.empty(self._capacity, np.int32)
-            n = kernels.lit_dense(image, cut, self._sentinels, row, col)
+            n = kernels.lit_dense(raw, cut.cut, cut.sentinels, row, col)
             if n <= self._capacity:
                 break
-            self._capacity = n
+            self._capacity = 2 * n
         row, col = row[:n].copy(), col[:n].copy()
-        return row, col, image[row, col]
+        return row, col, raw[row, col]
 
-    def _push_sparse(self, image: SparseImage, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        row = image.row.astype(np.int32)
-        col = image.col.astype(np.int32)
-        value = image.value
-        place = row.astype(np.int64) * image.shape[1] + col
-        if len(place) > 1 and not (np.diff(place) > 0).all():
-            order = np.argsort(place, kind="stable")
-            if (np.diff(place[order]) == 0).any():
+    def _push_sparse(self, image: SparseImage, cut: _Cut) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not cut.dark_zero:
+            raise FrameError("a sparse image needs background + threshold of 0 or more: its other pixels hold 0")
+        place, value = _places(image), _plain(image.value, cut.dtype)
+        if len(place) > 1 and not (place[1:] > place[:-1]).all():
+            order = np.argsort(place)
+            place, value = place[order], _plain(value[order], cut.dtype)
+            if (place[1:] == place[:-1]).any():
                 raise FrameError("a sparse image lists a pixel twice; wanted each pixel once")
-            row, col, value = row[order], col[order], value[order]
+        row, col = (each.astype(np.int32) for each in np.divmod(place, image.shape[1]))
         keep = np.empty(len(row), np.bool_)
-        kernels.lit_sparse(value, row, col, cut, self._sentinels, keep)
+        kernels.lit_sparse(value, row, col, cut.cut, cut.sentinels, keep)
         return row[keep], col[keep], value[keep]
 
-    def _cut_for(self, image: np.ndarray | SparseImage) -> np.ndarray:
-        if len(image.shape) != 2 or 0 in image.shape:
-            raise FrameError(f"the image has shape {tuple(image.shape)}; wanted (rows, columns), each 1 or more")
-        if image.dtype.kind not in "uif":
-            raise FrameError(f"the image holds {image.dtype}; wanted integers or floating-point numbers")
+    def _cut_for(self, image: np.ndarray | SparseImage) -> _Cut:
+        shape, dtype = tuple(image.shape), image.dtype.newbyteorder("=")
+        if len(shape) != 2 or 0 in shape:
+            raise FrameError(f"the image has shape {shape}; wanted (rows, columns), each 1 or more")
+        if dtype.kind not in "uif" or dtype.char in "eg":
+            raise FrameError(f"the image holds {dtype}; wanted integers, float32 or float64")
         if self._cut is None:
-            self._sentinels = _sentinels(self._recipe, image.dtype)
-            self._cut = self._make_cut(image.shape, image.dtype)
-        dtype = self._cut.dtype if image.dtype.kind != "f" else image.dtype
-        if image.shape != self._cut.shape or image.dtype != dtype:
+            return self._make_cut(shape, dtype)
+        if shape != self._cut.cut.shape or dtype != self._cut.dtype:
             raise FrameError(
-                f"the image is {image.dtype} of shape {tuple(image.shape)}; wanted {self._cut.dtype} of shape "
-                f"{self._cut.shape} as the frames before"
+                f"the image is {dtype} of shape {shape}; wanted {self._cut.dtype} of shape {self._cut.cut.shape} "
+                "as the frames before"
             )
-        if isinstance(image, SparseImage) and float(self._cut.min()) < 0:
-            raise FrameError("a sparse image needs background + threshold of 0 or more: its other pixels hold 0")
         return self._cut
 
-    def _make_cut(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def _make_cut(self, shape: tuple[int, ...], dtype: np.dtype) -> _Cut:
         for name, array in (("dark frame", self._dark), ("mask", self._mask)):
             if array is not None and array.shape != shape:
                 raise FrameError(f"the image has shape {shape}, but the {name} has shape {array.shape}")
         level = self._recipe.background_level if self._dark is None else self._dark
         exact = np.broadcast_to(np.asarray(level + self._recipe.threshold, np.float64), shape)
+        valid = np.ones(shape, np.bool_) if self._mask is None else ~self._mask
+        sentinels: list[float] = list(self._recipe.sentinels)
         if dtype.kind == "f":
-            never, cut = np.inf, exact.copy()
+            cut = np.where(valid, exact, np.inf)
+            sentinels.append(np.inf)
         else:
-            never = np.iinfo(dtype).max
-            # Clipping below would darken the lowest count, so a cut below it is refused, not clipped.
-            if exact.min() < np.iinfo(dtype).min:
-                raise FrameError(f"background + threshold is {exact.min()}; wanted at least {np.iinfo(dtype).min}")
-            # float(never) may round up, so what reaches it is set apart instead of being converted.
-            full = np.floor(exact) >= float(never)
-            cut = np.where(full, 0.0, np.floor(exact)).astype(dtype)
-            cut[full] = never
-        if self._mask is not None:
-            cut[self._mask != 0] = never
-        return cut
+            cut = _whole_cut(exact, valid, np.iinfo(dtype))
+            # The others cannot occur.
+            sentinels = [each for each in sentinels if np.iinfo(dtype).min <= each <= np.iinfo(dtype).max]
+        dark_zero = not bool((exact < 0)[valid].any())
+        return _Cut(cut=cut, dtype=dtype, sentinels=np.array(sentinels, dtype), dark_zero=dark_zero)
 
 
-def _sentinels(recipe: Recipe, dtype: np.dtype) -> np.ndarray:
-    """Return those sentinels that the type can hold; the others cannot occur."""
-    if dtype.kind == "f":
-        return np.array(recipe.sentinels, dtype)
-    info = np.iinfo(dtype)
-    return np.array([s for s in recipe.sentinels if info.min <= s <= info.max], dtype)
+def _whole_cut(exact: np.ndarray, valid: np.ndarray, info: np.iinfo[Any]) -> np.ndarray:
+    """Return floor(exact) in an integer type; where nothing can or may be lit, the largest number it holds."""
+    # Clipping below would darken the lowest count, so a cut below it is refused, not clipped.
+    if (exact < info.min)[valid].any():
+        least = exact[valid].min()
+        raise FrameError(f"background + threshold is {least}; wanted at least {info.min} for {info.dtype}")
+    # float(info.max) may round up, so what reaches it is set apart instead of being converted.
+    full = (np.floor(exact) >= float(info.max)) | ~valid
+    cut = np.where(full, 0.0, np.floor(exact)).astype(info.dtype)
+    cut[full] = info.max
+    return cut
+
+
+def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return an array of which the kernels know the type: this byte order, C order, read-only whatever it was."""
+    view = np.ascontiguousarray(array, dtype).view()
+    view.flags.writeable = False
+    return view
+
+
+def _places(image: SparseImage) -> np.ndarray:
+    """Return row * columns + column of each pixel, int64, shape (n,)."""
+    lists = (image.row, image.col, image.value)
+    if any(each.ndim != 1 or len(each) != len(image.row) for each in lists):
+        raise FrameError(f"a sparse image lists rows, columns and values of shapes {[each.shape for each in lists]}")
+    for name, index, size in (("row", image.row, image.shape[0]), ("column", image.col, image.shape[1])):
+        # Kernels do not look whether an index is inside.
+        if index.dtype.kind not in "ui" or (len(index) and (index.min() < 0 or index.max() >= size)):
+            raise FrameError(f"a sparse image lists a {name} outside 0 ... {size - 1}; its shape is {image.shape}")
+    return image.row.astype(np.int64) * image.shape[1] + image.col.astype(np.int64)
+
+
+def _usable(dark: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Return a copy of the dark that is 0 where the mask is set."""
+    dark = np.array(dark, np.float64)
+    if mask is not None:
+        if mask.shape != dark.shape:
+            raise SettingsError(f"the dark frame has shape {dark.shape}, but the mask has shape {mask.shape}")
+        dark[mask] = 0.0
+    if not np.isfinite(dark).all():
+        raise SettingsError("the dark frame holds numbers that are not finite; mask those pixels instead")
+    return dark
+
+
+def _mean(dark: np.ndarray, mask: np.ndarray | None) -> float:
+    """Return the mean of the valid pixels, summed one after the other: a pairwise sum depends on the machine."""
+    n_valid = dark.size if mask is None else int((~mask).sum())
+    return float(np.cumsum(dark)[-1]) / n_valid if n_valid else float("nan")

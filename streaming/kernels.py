@@ -81,9 +81,7 @@ def label(row: Array, col: Array, weight: Array, parent: Array, is_maximum: Arra
         is_maximum[i] = True
         if i > 0 and row[i - 1] == row[i] and col[i - 1] == col[i] - 1:
             _meet(parent, is_maximum, weight, i, i - 1)
-        while above < i and (
-            row[above] < row[i] - 1 or (row[above] == row[i] - 1 and col[above] < col[i] - 1)
-        ):
+        while above < i and (row[above] < row[i] - 1 or (row[above] == row[i] - 1 and col[above] < col[i] - 1)):
             above += 1
         j = above
         while j < i and row[j] == row[i] - 1 and col[j] <= col[i] + 1:

@@ -75,16 +75,18 @@ class OverlapLinker:
         return self._link(before[1], found)
 
     def flush(self) -> Columns:
-        """Return the links of the last frame with the first, if they are neighbours on the circle."""
-        if self._first is None or self._last is None or not self._recipe.wrap or not self.closes_circle():
+        """Return the links of the last frame with the first, if they are neighbours on the circle; then start anew."""
+        first, last, closed = self._first, self._last, self._recipe.wrap and self.closes_circle()
+        self._first = self._last = None
+        if first is None or last is None or not closed:
             return LINKS.empty()
-        return self._link(self._last[1], self._first[1])
+        return self._link(last[1], first[1])
 
     def closes_circle(self) -> bool:
         """Tell whether the frames so far are one full turn, so that the last is a neighbour of the first.
 
-        The gap that is left of the turn must be one step wide, or up to `Recipe.max_gap` steps more; a step is the width
-        of a frame, or where frames have no width, the mean distance of their middles.
+        The gap that is left of the turn must be one step wide, or up to `Recipe.max_gap` steps more; a step is the
+        width of a frame, or where frames have no width, the mean distance of their middles.
         """
         if self._first is None or self._last is None:
             return False
@@ -115,8 +117,8 @@ class OverlapLinker:
     def _link(self, a: PeaksOfFrame, b: PeaksOfFrame) -> Columns:
         pairs = np.empty(min(len(a.pixels["row"]), len(b.pixels["row"])), np.int64)
         n_b = len(b.peaks["peak"])
-        lists = (each.pixels[name] for each in (a, b) for name in ("row", "col", "peak"))
-        n = kernels.shared_pixels(*lists, n_b, pairs)
+        p, q = a.pixels, b.pixels
+        n = kernels.shared_pixels(p["row"], p["col"], p["peak"], q["row"], q["col"], q["peak"], n_b, pairs)
         if n == 0:
             return LINKS.empty()
         linked, shared = np.unique(pairs[:n], return_counts=True)

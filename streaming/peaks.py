@@ -53,7 +53,7 @@ class PeakFinder:
         labels, kept = self._drop_small(labels, found)
         saturated = np.zeros(n, np.bool_)
         if self._recipe.saturation is not None:
-            saturated = lit.raw >= self._recipe.saturation
+            saturated = lit.raw >= np.float64(self._recipe.saturation)
         sums = np.zeros((kept, 7))
         box = np.zeros((kept, 8), np.int32)
         counts = np.zeros((kept, 3), np.int32)

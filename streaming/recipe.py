@@ -46,16 +46,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         wanted = (
-            ("threshold", self.threshold >= 0 and math.isfinite(self.threshold), "a finite number, 0 or more"),
-            ("background_level", math.isfinite(self.background_level), "a finite number"),
-            ("min_pixels", self.min_pixels >= 1, "1 or more"),
-            ("min_shared_pixels", self.min_shared_pixels >= 1, "1 or more"),
-            ("place_tolerance", self.place_tolerance >= 0, "0 or more"),
-            ("max_gap", self.max_gap >= 0, "0 or more"),
-            ("max_distance", self.max_distance is None or self.max_distance > 0, "more than 0, or absent"),
             ("background", self.background in ("constant", "dark"), "constant or dark"),
+            ("background_level", _number(self.background_level), "a finite number"),
+            ("threshold", _number(self.threshold, 0), "a finite number, 0 or more"),
+            ("min_pixels", _whole(self.min_pixels, 1), "a whole number, 1 or more"),
             ("split", self.split == "none", "none"),
+            ("saturation", self.saturation is None or _number(self.saturation), "a finite number, or absent"),
+            ("sentinels", _are_counts(self.sentinels), "whole numbers that a detector of 64 bits can give"),
             ("link", self.link == "overlap", "overlap"),
+            ("min_shared_pixels", _whole(self.min_shared_pixels, 1), "a whole number, 1 or more"),
+            ("max_distance", self.max_distance is None or _above_zero(self.max_distance), "more than 0, or absent"),
+            ("max_gap", _whole(self.max_gap, 0), "a whole number, 0 or more"),
+            ("place_tolerance", _number(self.place_tolerance, 0), "a finite number, 0 or more"),
+            ("wrap", self.wrap is True or self.wrap is False, "true or false"),
         )
         for name, good, want in wanted:
             if not good:
@@ -79,6 +82,24 @@ class Recipe:
         if foreign:
             raise SettingsError(f"recipe: unknown keys {foreign}; known are {sorted(known)}")
         try:
-            return cls(**numbers | {"sentinels": tuple(numbers.get("sentinels", ()))})
+            known_types: dict[str, Any] = numbers | {"sentinels": tuple(numbers.get("sentinels", ()))}
+            return cls(**known_types)
         except TypeError as error:
             raise SettingsError(f"recipe: {error}") from None
+
+
+def _number(value: object, least: float = -math.inf) -> bool:
+    """Tell whether this is a finite number, `least` or more: what settings or JSON hold may be anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+
+
+def _above_zero(value: object) -> bool:
+    return _number(value, 0) and value != 0
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and _number(value, least)
+
+
+def _are_counts(values: object) -> bool:
+    return isinstance(values, tuple) and all(_whole(each, -(2**63)) and each < 2**64 for each in values)

@@ -3,14 +3,15 @@
 import math
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .background import Background
 from .errors import FrameError
-from .frame import Frame
+from .frame import Frame, SparseImage
 from .linking import OverlapLinker, Position
 from .peaks import PeakFinder, PeaksOfFrame
 from .recipe import Recipe
-from .tables import TABLES, Batches, Columns, Table
+from .tables import TABLES, TRACK_BASE, Batches, Columns, Table
 from .tracks import Tracker
 
 
@@ -62,9 +63,11 @@ class Reducer:
         if frame.frame <= self._newest:
             raise FrameError(f"frame {frame.frame} came after frame {self._newest}; wanted them in order, each once")
         lit = self._background.push(frame.image)
+        found = self._finder.push(frame.frame, frame.omega, lit)
+        if len(found.peaks["peak"]) > TRACK_BASE:
+            raise FrameError(f"frame {frame.frame} has more than {TRACK_BASE} peaks; raise the threshold")
         self._newest = frame.frame
         position = Position.of(frame)
-        found = self._finder.push(frame.frame, frame.omega, lit)
         links = self._linker.push(position, found)
         closed = self._tracker.push(position, found, links)
         row = self._frame_row(frame, found, float(lit.intensity.max()) if found.n_lit else 0.0)
@@ -72,9 +75,35 @@ class Reducer:
 
     def flush(self) -> Batches:
         """Close every track and return the last rows; nothing may be pushed after it."""
+        direction = self._linker.direction
         links = self._linker.flush()
-        closed = self._tracker.flush(links, self._linker.direction)
+        closed = self._tracker.flush(links, direction)
         return _filled({"links": links, **closed})
+
+    @staticmethod
+    def warm(dtype: DTypeLike) -> None:
+        """Compile everything for frames of one type, so that the first frame does not wait for the compiler.
+
+        No reducer is touched: this may run in any thread, before there is one.
+
+        Parameters
+        ----------
+        dtype
+            Type of a count.
+
+        Raises
+        ------
+        FrameError
+            Frames of this type cannot be reduced.
+        """
+        image = np.ones((2, 2), dtype)
+        some = np.arange(2, dtype=np.int32)
+        sparse = SparseImage(shape=(2, 2), row=some, col=some, value=image[0])
+        for each in (image, sparse):
+            reducer = Reducer(Recipe(threshold=0))
+            for number in range(3):
+                reducer.push(Frame(frame=number, point=number, image=each, omega_start=number, omega_end=number + 1))
+            reducer.flush()
 
     def _frame_row(self, frame: Frame, found: PeaksOfFrame, max_intensity: float) -> Columns:
         values: dict[str, float] = {
@@ -90,7 +119,7 @@ class Reducer:
             "n_dropped": found.n_dropped,
             "n_saturated": found.n_saturated,
             "max_intensity": max_intensity,
-            "sum_intensity": math.fsum(found.peaks["sum_intensity"]),
+            "sum_intensity": math.fsum(found.peaks["sum_intensity"].tolist()),
             "background_level": self._background.level,
         }
         names = self._frames_table.names
