@@ -1,18 +1,22 @@
 """The commands: thin, each of them a few lines over the packages."""
 
+import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..callbacks import ReducedArchiveReader, Settings, Source, load_settings, make_sink, open_source, process
-from ..streaming import ArchiveError, HedmLiveError, Recipe, ReplayError, SettingsError
+from ..streaming import ArchiveError, HedmLiveError, ReplayError, SettingsError
 from .display import error_console, show_result, show_run
+
+_SCHEMES = ("tiled", "databroker")
 
 app = typer.Typer(
     name="hedmlive",
@@ -22,8 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_debug = False
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the archives that are written; made if missing.")]
 SettingsFile = Annotated[
@@ -39,14 +41,27 @@ MaxDistance = Annotated[
 ]
 Tiled = Annotated[
     str | None,
-    typer.Option("--tiled", help="Publish to this Tiled server too, as http://127.0.0.1:8000; key: HEDMLIVE_TILED_KEY."),
+    typer.Option(
+        "--tiled", help="Publish to this Tiled server too, as http://127.0.0.1:8000; key: HEDMLIVE_TILED_KEY."
+    ),
 ]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hedmlive {version('hedmlive')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root(debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False) -> None:
-    global _debug  # noqa: PLW0603  (set once, before any command runs)
-    _debug = debug
+def _root(
+    _debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    # Problems are shown by the commands themselves, with the result.
+    logging.getLogger("hedmlive").addHandler(logging.NullHandler())
 
 
 @app.command()
@@ -54,7 +69,9 @@ def demo(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to keep everything in; by default nothing is kept.")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the Tiled server and its data, for your own queries.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the Tiled server and its data, for your own queries.")
+    ] = False,
     frames: Annotated[int, typer.Option("--frames", min=3, max=1440, help="Frames of the scan.")] = 180,
     detector: Annotated[
         str, typer.Option("--detector", help="How frames come: array (in events), hdf5 (Resource) or stream.")
@@ -94,15 +111,13 @@ def reduce(
     Writes OUT/<name>_raw.h5, which can be replayed alone, and OUT/<name>_reduced.h5. Without --settings peaks are not
     split and are linked wherever they share a pixel.
     """
-    found = open_source(source)
-    if found.n_frames is None and settings is None:
-        raise SettingsError(f"{source}: documents need --settings with the roles of their data keys")
-    if not found.write_raw:
-        raise ReplayError(f"{source}: is archived already; use `hedmlive replay`")
     numbers = _numbers(threshold, min_pixels, background_level, max_distance)
     if settings is None and threshold is None:
         raise SettingsError("no threshold: give --threshold in counts, or --settings with a recipe")
-    _process(found, _settings(found, settings, out, numbers, tiled), tiled)
+    found = _open(source)
+    if not found.write_raw:
+        raise ReplayError(f"{source}: is archived already; use `hedmlive replay`")
+    _process(found, _settings(source, found, settings, _folder(out), numbers, tiled))
 
 
 @app.command()
@@ -122,9 +137,9 @@ def replay(
 
     A recipe changed by an option gives another reduction, written beside those that OUT/<name>_reduced.h5 holds.
     """
-    found = replace(open_source(source), write_raw=False)
     numbers = _numbers(threshold, min_pixels, background_level, max_distance)
-    _process(found, _settings(found, settings, out, numbers, tiled), tiled)
+    found = replace(_open(source), write_raw=False)
+    _process(found, _settings(source, found, settings, _folder(out), numbers, tiled))
 
 
 @app.command()
@@ -145,20 +160,28 @@ def digest(file: Annotated[Path, typer.Argument(help="Reduced archive (*_reduced
         raise ArchiveError(f"{file}: {'; '.join(bad)}: its tables were changed since")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Exit codes: 0 done, 1 the data or the run failed, 2 usage.
     """
-    # Problems are shown by the commands themselves, with the result.
-    logging.getLogger("hedmlive").addHandler(logging.NullHandler())
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=arguments, standalone_mode=True)
-    except HedmLiveError as error:
-        if _debug:
+        # Taken out here, so that it may stand anywhere: people add it at the end of the line that failed.
+        app(args=[each for each in given if each != "--debug"], prog_name="hedmlive")
+    except Exception as error:
+        if "--debug" in given:
             raise
-        error_console.print(f"hedmlive: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        error_console.print(f"hedmlive: {_one_line(error)}", style="red", markup=False)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, HedmLiveError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
 
 
 def _numbers(
@@ -173,36 +196,46 @@ def _numbers(
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _open(source: str) -> Source:
+    scheme, separator, _ = source.partition("://")
+    if separator and scheme not in _SCHEMES:
+        raise SettingsError(
+            f"{source}: {scheme}:// is unknown; wanted {' or '.join(f'{s}://' for s in _SCHEMES)}, or a file"
+        )
+    return open_source(source)
+
+
+def _folder(out: Path) -> Path:
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"--out {out}: is a file; wanted a folder, which is made if missing")
+    return out
+
+
 def _settings(
-    source: Source, file: Path | None, out: Path, numbers: dict[str, Any], tiled: str | None
+    source: str, found: Source, file: Path | None, out: Path, numbers: dict[str, Any], tiled: str | None
 ) -> Settings:
-    """Return what the source brings, overruled by the settings file, overruled by the options."""
+    """Return what the source brings, or the settings file instead, overruled by the options."""
     if file is not None:
-        settings = load_settings(file)
-        recipe = settings.recipe.as_dict()
-    elif source.settings is not None:
-        plain = {"recipe": {"threshold": 0.0}, "archive": {}} | dict(source.settings)
-        recipe = plain["recipe"] | numbers
-        settings = load_settings(plain | {"recipe": recipe, "archive": plain["archive"] | {"folder": str(out)}})
+        plain = json.loads(load_settings(file).to_json())
+    elif found.settings is not None:
+        plain = dict(found.settings)
     else:
-        raise SettingsError("the source brings no settings; give --settings with the roles of its data keys")
-    update: dict[str, Any] = {
-        "recipe": Recipe.from_dict(recipe | numbers),
-        "archive": settings.archive.model_copy(update={"folder": out}),
-        "tiled": None,
-    }
-    if tiled is not None:
-        update["tiled"] = load_settings(
-            {"recipe": recipe, "archive": {"folder": out}, "detectors": [{"name": "a", "image": "a"}], "tiled": {"uri": tiled}}
-        ).tiled
-    return settings.model_copy(update=update)
+        raise SettingsError(f"{source}: does not say what its data keys mean; give --settings with their roles")
+    return load_settings(
+        plain
+        | {
+            "recipe": plain.get("recipe", {}) | numbers,
+            "archive": plain.get("archive", {}) | {"folder": str(out)},
+            # Only what is asked for on the command line is published: the archived address may be the beamline's.
+            "tiled": None if tiled is None else (plain.get("tiled") or {}) | {"uri": tiled},
+        }
+    )
 
 
-def _process(source: Source, settings: Settings, tiled: str | None) -> None:
-    sink: Callable[[], Any] | None = None
-    if tiled is not None:
-        sink = partial(make_sink, "tiled", tiled, None)
-    with show_run(source.n_frames) as watch:
+def _process(source: Source, settings: Settings) -> None:
+    sink = None if settings.tiled is None else partial(make_sink, "tiled", settings.tiled.uri, None)
+    n_frames = None if source.n_frames is None else source.n_frames * len(settings.detectors)
+    with show_run(n_frames) as watch:
         result = process(
             source.documents, settings, stem=source.stem, write_raw=source.write_raw, sink=sink, watch=watch
         )

@@ -142,7 +142,7 @@ def _start_server(folder: Path, *, detach: bool) -> subprocess.Popen[str]:
 
 def _await_server(starting: subprocess.Popen[str], folder: Path) -> _Server:
     pipe = starting.stdout
-    ready, _, _ = select.select([pipe], [], [], _SERVER_SECONDS)
+    ready = pipe is not None and select.select([pipe], [], [], _SERVER_SECONDS)[0]
     uri = pipe.readline().strip() if pipe is not None and ready else ""
     if not uri:
         raise ArchiveError(f"the Tiled server did not start; see {folder / 'tiled' / 'server.log'}")
