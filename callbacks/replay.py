@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from inspect import Parameter, signature
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -237,11 +238,12 @@ def run_documents(run: Any) -> Documents:
     """
     if not hasattr(run, "documents"):
         raise ReplayError(f"{run!r} has no documents(); wanted a run of a databroker catalogue")
-    try:
-        # 1.x: `no` leaves references to frames as they are, so that our readers read one at a time.
-        return run.documents(fill="no")
-    except (TypeError, NotImplementedError):
-        return ((name, doc) for name, doc in run.documents() if doc)
+    fill = signature(run.documents).parameters.get("fill")
+    # 1.2.5 asks for `fill` and knows "no"; for 2.x references are the default, and "no" would count as true.
+    must_say = fill is not None and fill.default is Parameter.empty
+    documents = run.documents(fill="no") if must_say else run.documents()
+    # A run that never stopped has a stop document that is None.
+    return ((name, doc) for name, doc in documents if doc)
 
 
 def _read_json(path: Path) -> Documents:
