@@ -65,9 +65,7 @@ class ExternalDocuments:
             # What was no image stayed in its document; there is nothing to refer to.
             if isinstance(_first(doc["data"][key]), ArchivedImage):
                 yield from self._reference(doc, key, doc["data"][key])
-        rest = {
-            part: {k: v for k, v in doc[part].items() if k not in self._images} for part in ("data", "timestamps")
-        }
+        rest = {part: {k: v for k, v in doc[part].items() if k not in self._images} for part in ("data", "timestamps")}
         yield "event", doc | rest
 
     def _reference(self, doc: dict[str, Any], key: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,8 @@
 """What every module does with HDF5: open a file that may still grow, and reach groups and datasets by their kind."""
 
+import errno
 import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,16 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from ..streaming import ArchiveError
+
+RESERVE = 16 << 20
+"""Bytes of the disk that are left free, so that a file can always be closed."""
+
 BITSHUFFLE: dict[str, Any] = dict(hdf5plugin.Bitshuffle(cname="lz4"))
 """Keywords that make a dataset bitshuffle-lz4."""
+
+
+_ABANDONED: list[Any] = []
 
 
 class NotYet(Exception):
@@ -75,3 +85,27 @@ def write_rows(data: h5py.Dataset, first: int, values: np.ndarray | Sequence[Any
     """Write rows from `first` on; a second time after a failure writes the same rows to the same place."""
     data.resize(first + len(values), axis=0)
     data[first:] = values
+
+
+def check_room(path: Path, n_bytes: int) -> None:
+    """Refuse to write to a disk that is nearly full, before HDF5 tries.
+
+    The library crashes when it closes a file after a write failed for want of room, and the RunEngine with it.
+
+    Raises
+    ------
+    ArchiveError
+        Fewer than `RESERVE` bytes would be left.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if free < n_bytes + RESERVE:
+        raise ArchiveError(
+            errno.ENOSPC,
+            f"No space left on device: {free >> 20} MB are free, {n_bytes >> 20} MB and {RESERVE >> 20} MB in reserve "
+            f"are wanted for {path}",
+        )
+
+
+def abandon(*parts: Any) -> None:
+    """Keep a file, and what belongs to it, that HDF5 failed to write: closing it could crash the process."""
+    _ABANDONED.append(parts)

@@ -7,8 +7,8 @@ as bytes of JSON lines with an index of their ends. What NeXus wants besides is 
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ import numpy as np
 
 from ..streaming import ArchiveError, DocumentError
 from .encoding import ArchivedImage, StoredImage, decode, encode
-from .hdf5 import dataset, nexus_group, subgroup, write_rows
+from .hdf5 import RESERVE, abandon, check_room, dataset, nexus_group, subgroup, write_rows
 from .raw_images import ImageStore
 from .raw_layout import FORMAT, RunSummary, image_place, read_line, write_summary
 from .settings import Settings
+from .worker import array_bytes
 
 _FLUSH_BYTES = 1 << 20
 _COPY_BYTES = 1 << 30
@@ -60,6 +61,7 @@ class RawArchive:
         self._n_bytes = 0
         self._flushed_at = clock()
         self._failed = False
+        self._broken = False
         self._finished: h5py.File | None = None
         self._file: h5py.File | None = self._create(start)
         self._images = ImageStore(self._file, settings, self._read_image)
@@ -81,8 +83,9 @@ class RawArchive:
         with self._lock:
             if self._failed or self._file is None:
                 return doc
-            archived = doc
-            try:
+            archived, lost = doc, list[str]()
+            with self._failing():
+                check_room(self.path, array_bytes(doc) + self._waiting_bytes)
                 # A malformed document is archived as it is.
                 with suppress(KeyError, TypeError, ValueError, IndexError, AttributeError):
                     archived = self._images.push(name, doc)
@@ -91,9 +94,6 @@ class RawArchive:
                 self._waiting_bytes += len(line)
                 if self._due():
                     self.flush()
-            except (OSError, ValueError, RuntimeError) as error:
-                self._failed = True
-                raise ArchiveError(f"{self.path}: cannot be written: {' '.join(str(error).split())}") from error
             if lost:
                 raise DocumentError(f"a {name} document holds what no archive can: {lost[0]}; the rest is archived")
             return archived
@@ -128,11 +128,9 @@ class RawArchive:
         with self._lock:
             if self._failed or not self._lines or not self._due():
                 return
-            try:
+            with self._failing():
+                check_room(self.path, self._waiting_bytes)
                 self.flush()
-            except (OSError, ValueError, RuntimeError) as error:
-                self._failed = True
-                raise ArchiveError(f"{self.path}: cannot be written: {' '.join(str(error).split())}") from error
 
     @property
     def failed(self) -> bool:
@@ -174,19 +172,27 @@ class RawArchive:
                 return
             try:
                 if not self._failed:
-                    self.flush()
+                    with self._failing():
+                        check_room(self.path, self._waiting_bytes)
+                        self.flush()
                 self.close()
                 if not self._failed:
                     self._write_summary(summary)
+            except ArchiveError:
+                self.close()
+                raise
             except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-                raise ArchiveError(f"{self.path}: its end cannot be written: {' '.join(str(error).split())}") from error
+                raise ArchiveError(f"{self.path}: its end cannot be written: {_why(error)}") from error
 
     def close(self) -> None:
         """Close the file as it is; it can still be read until `release`."""
         with self._lock:
             if self._file is not None:
                 file, self._file = self._file, None
-                file.close()
+                if self._broken:
+                    abandon(file, self._images)
+                else:
+                    file.close()
 
     def release(self) -> None:
         """Close what `document` and images opened after the end."""
@@ -195,16 +201,29 @@ class RawArchive:
                 self._finished.close()
                 self._finished = None
 
+    @contextmanager
+    def _failing(self) -> Generator[None]:
+        try:
+            yield
+        except ArchiveError as error:
+            self._failed = True
+            raise ArchiveError(f"{self.path}: cannot be written: {_why(error)}") from error
+        except (OSError, ValueError, RuntimeError) as error:
+            self._failed = self._broken = True
+            raise ArchiveError(f"{self.path}: cannot be written: {_why(error)}") from error
+
     def _write_summary(self, summary: RunSummary) -> None:
         """Write the summary into a copy and swap it in: a process killed meanwhile leaves the documents whole."""
         target = self.path
         copy = self.path.with_suffix(".part")
+        size = self.path.stat().st_size
         free = shutil.disk_usage(self.path.parent).free
         # Of a file with many frames inside a copy would take too long; there the risk is a few milliseconds at the end.
-        if self.path.stat().st_size < min(_COPY_BYTES, free // 2):
+        if size < min(_COPY_BYTES, free - 2 * RESERVE):
             shutil.copyfile(self.path, copy)
             target = copy
         try:
+            check_room(self.path, 0)
             with h5py.File(target, "r+", libver="latest") as file:
                 write_summary(file, self.path, self._settings, summary)
                 subgroup(file, "entry").attrs["finished"] = True
@@ -218,9 +237,10 @@ class RawArchive:
     def _create(self, start: Mapping[str, Any]) -> h5py.File:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            check_room(self.path, 0)
             file = h5py.File(self.path, "x", libver="latest")
         except OSError as error:
-            what = "exists already" if self.path.exists() else f"cannot be made: {error}"
+            what = "exists already" if self.path.exists() else f"cannot be made: {_why(error)}"
             raise ArchiveError(f"{self.path}: {what}; choose another folder or stem") from None
         file.attrs["default"] = "entry"
         entry = nexus_group(file, "entry", "NXentry")
@@ -255,3 +275,7 @@ class RawArchive:
     def _read_image(self, stored: StoredImage) -> np.ndarray:
         with self._lock:
             return dataset(self._readable(), image_place(stored))[stored.index]
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error.args[-1] if isinstance(error, ArchiveError) and error.args else error).split())

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 
 from ..streaming import ArchiveError, Batches, Columns, Recipe, digest, join, tables_with_roles
-from .hdf5 import NotYet, open_growing, subgroup
+from .hdf5 import NotYet, abandon, check_room, open_growing, subgroup
 from .reduced_layout import (
     FORMAT,
     append_rows,
@@ -69,11 +69,13 @@ class ReducedArchive:
         self._lock = threading.RLock()
         self._waiting: dict[tuple[int, str], list[Columns]] = {}
         self._unflushed = False
+        self._broken = False
         self._file: h5py.File | None = None
         self._finished: h5py.File | None = None
         self._before = path.with_suffix(".before.h5")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            check_room(path, path.stat().st_size if path.exists() else 0)
             _recover(path, self._before)
             if path.exists():
                 # Before it is opened: a copy of an open file bears the mark of its writer.
@@ -110,6 +112,7 @@ class ReducedArchive:
             if not self._waiting and not self._unflushed:
                 return
             file = self._open_file()
+            check_room(self.path, sum(_bytes(batches) for batches in self._waiting.values()))
             self._unflushed = True
             try:
                 for attempt, table in list(self._waiting):
@@ -118,8 +121,9 @@ class ReducedArchive:
                     # One by one: a table that is written must not be written again when the next one fails.
                     del self._waiting[attempt, table]
                 file.flush()
-                self._unflushed = False
+                self._unflushed = self._broken = False
             except _FAILURES as error:
+                self._broken = True
                 raise ArchiveError(f"{self.path}: rows cannot be written: {' '.join(str(error).split())}") from error
 
     def rows(self, attempt: int, table: str) -> int:
@@ -165,7 +169,10 @@ class ReducedArchive:
         with self._lock:
             if self._file is not None:
                 file, self._file = self._file, None
-                file.close()
+                if self._broken:
+                    abandon(file)
+                else:
+                    file.close()
 
     def release(self) -> None:
         """Close what `read` opened after the end."""
@@ -253,6 +260,7 @@ def _pack(path: Path, attributes: Mapping[int, Mapping[str, Any]]) -> None:
     """Write a finished archive anew, compressed and with its last attributes, and swap it in at once."""
     packed = path.with_suffix(".part")
     try:
+        check_room(path, path.stat().st_size)
         with h5py.File(path, "r", libver="latest") as old, h5py.File(packed, "w", libver="latest") as new:
             new.attrs.update(dict(old.attrs))
             for name in list(old):
@@ -263,8 +271,13 @@ def _pack(path: Path, attributes: Mapping[int, Mapping[str, Any]]) -> None:
         # The disk has no room for a second copy: the first is whole, and stays.
         with suppress(OSError):
             packed.unlink(missing_ok=True)
+        check_room(path, 0)
         with h5py.File(path, "r+", libver="latest") as file:
             _write_attributes(file, attributes)
+
+
+def _bytes(batches: list[Columns]) -> int:
+    return sum(column.nbytes for columns in batches for column in columns.values())
 
 
 def _write_attributes(file: h5py.File, attributes: Mapping[int, Mapping[str, Any]]) -> None:

@@ -68,7 +68,7 @@ class Backlog:
 
     def put(self, name: str, doc: Mapping[str, Any], archived: Mapping[str, Any] | None = None) -> None:
         """Hand a document over; never waits for the worker."""
-        size = _array_bytes(doc)
+        size = array_bytes(doc)
         with self._changed:
             # Once something was left out, all after it are too, until the worker has caught up: order is kept.
             behind = bool(self._ring) and self._ring[-1][0] != self._put - 1
@@ -117,7 +117,7 @@ class Backlog:
             return self._closed and self._taken >= self._put
 
 
-def _array_bytes(doc: Mapping[str, Any]) -> int:
+def array_bytes(doc: Mapping[str, Any]) -> int:
     """Return the bytes of the arrays in an event, or in the columns of a page of events."""
     data = doc.get("data")
     return sum(map(_size, data.values())) if isinstance(data, Mapping) else 0

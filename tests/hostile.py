@@ -19,7 +19,7 @@ N_FRAMES = 8
 SHAPE = (6, 7)
 STEP = 0.5
 UID = "11111111-2222-3333-4444-555555555555"
-RECIPE = {"threshold": 10.0}
+RECIPE: dict[str, Any] = {"threshold": 10.0}
 WAYS = ("array", "datum", "stream")
 
 Documents = list[tuple[str, dict[str, Any]]]
