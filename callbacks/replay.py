@@ -234,16 +234,35 @@ def run_documents(run: Any) -> Documents:
     Raises
     ------
     ReplayError
-        The object has no documents.
+        The object has no documents, or databroker 1.2.5 has lost those of its frames.
     """
     if not hasattr(run, "documents"):
         raise ReplayError(f"{run!r} has no documents(); wanted a run of a databroker catalogue")
     fill = signature(run.documents).parameters.get("fill")
     # 1.2.5 asks for `fill` and knows "no"; for 2.x references are the default, and "no" would count as true.
-    must_say = fill is not None and fill.default is Parameter.empty
-    documents = run.documents(fill="no") if must_say else run.documents()
+    if fill is not None and fill.default is Parameter.empty:
+        _refuse_streams(run)
+        documents = run.documents(fill="no")
+    else:
+        documents = run.documents()
     # A run that never stopped has a stop document that is None.
     return ((name, doc) for name, doc in documents if doc)
+
+
+def _refuse_streams(run: Any) -> None:
+    """Raise if frames were told in stream documents, which databroker 1.2.5 drops without a word."""
+    descriptors = [descriptor for stream in run for descriptor in run[stream].metadata["descriptors"]]
+    lost = {
+        key
+        for descriptor in descriptors
+        for key, about in descriptor["data_keys"].items()
+        if about.get("external") == "STREAM:"
+    }
+    if lost:
+        raise ReplayError(
+            f"run {str(run.metadata['start']['uid'])[:8]}: databroker 1.2.5 does not give back stream_resource and "
+            f"stream_datum, where the frames of {sorted(lost)} are; replay the raw archive, or from databroker 2"
+        )
 
 
 def _read_json(path: Path) -> Documents:
