@@ -189,6 +189,7 @@ class RawArchive:
         with self._lock:
             if self._file is not None:
                 file, self._file = self._file, None
+                self._images.close()
                 if self._broken:
                     abandon(file, self._images)
                 else:

@@ -132,6 +132,11 @@ class ImageStore:
         ]
         return archived if array.ndim == 3 else archived[0]
 
+    def close(self) -> None:
+        """Close the files that are copied from."""
+        for reader, _ in self._resources.values():
+            reader.close()
+
     def _begin_copy(self, doc: Mapping[str, Any]) -> None:
         key = str(doc["data_key"])
         if key not in self._names or key in self._sparse or self.laid_out:
@@ -143,6 +148,7 @@ class ImageStore:
             # The reference stays as it is; whoever reduces its frames says what is wrong with it.
             return
         if not isinstance(first, SparseImage):
+            reader.close()
             return
         detector = nexus_group(subgroup(self._file, "entry/instrument"), self._names[key], "NXdetector")
         detector.attrs["data_key"] = key
