@@ -165,6 +165,7 @@ class RunReduction:
                 self.progress.n_rejected += len(detector.held)
             elif not detector.waits_for_darks:
                 self._flush_detector(number, detector)
+        self.progress.n_open = 0
         digests = self._finish_reduced()
         self._finish_raw()
         self._assembler.close()
