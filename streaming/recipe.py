@@ -1,10 +1,12 @@
 """The recipe: every number that decides a reduction, in one frozen object that is written with every result."""
 
-import math
+import sys
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from .errors import SettingsError
+
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +83,20 @@ class Recipe:
         foreign = sorted(set(numbers) - known)
         if foreign:
             raise SettingsError(f"recipe: unknown keys {foreign}; known are {sorted(known)}")
+        given: dict[str, Any] = dict(numbers)
+        # JSON and YAML have lists only.
+        if isinstance(given.get("sentinels"), list):
+            given["sentinels"] = tuple(given["sentinels"])
         try:
-            known_types: dict[str, Any] = numbers | {"sentinels": tuple(numbers.get("sentinels", ()))}
-            return cls(**known_types)
+            return cls(**given)
         except TypeError as error:
             raise SettingsError(f"recipe: {error}") from None
 
 
-def _number(value: object, least: float = -math.inf) -> bool:
+def _number(value: object, least: float = -_LARGEST) -> bool:
     """Tell whether this is a finite number, `least` or more: what settings or JSON hold may be anything."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+    # A whole number may be too large for math.isfinite.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST and value >= least
 
 
 def _above_zero(value: object) -> bool:

@@ -1,0 +1,165 @@
+"""Lit pixels: the kernel is its naive twin for every type, layout, mask and background."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive import naive_level, naive_lit
+from unit.streaming.strategies import DTYPES, LAYOUTS, images, in_layout, shapes, sparse
+
+from hedmlive.streaming import Background, FrameError, Recipe, SettingsError, SparseImage
+
+
+def lit_of(image, recipe, dark=None, mask=None):
+    lit = Background(recipe, dark=dark, mask=mask).push(image)
+    rows = zip(lit.row.tolist(), lit.col.tolist(), strict=True)
+    values = zip(lit.raw.astype(float).tolist(), lit.intensity.tolist(), strict=True)
+    return dict(zip(rows, values, strict=True))
+
+
+@settings(max_examples=15)
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(data=st.data())
+def test_dense_and_sparse_are_the_naive_twin(dtype, data):
+    shape = data.draw(shapes())
+    image = in_layout(data.draw(images(shape, dtype)), data.draw(st.sampled_from(LAYOUTS)))
+    mask = data.draw(st.none() | images(shape, "uint8", top=1))
+    dark = data.draw(st.none() | images(shape, "float64").map(lambda each: each / 4))
+    recipe = Recipe(
+        threshold=data.draw(st.sampled_from([0, 0.5, 3])),
+        background="constant" if dark is None else "dark",
+        background_level=1.25,
+        sentinels=data.draw(st.sampled_from([(), (4, 2**64 - 1, -1)])),
+    )
+    wanted = naive_lit(image, recipe, dark, mask)
+    assert lit_of(image, recipe, dark, mask) == wanted
+    assert list(lit_of(image, recipe, dark, mask)) == sorted(wanted)
+    assert lit_of(sparse(image), recipe, dark, mask) == wanted
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nan_and_infinity_are_never_lit(dtype):
+    image = np.array([[np.nan, 3.5], [np.inf, -np.inf]], dtype)
+    assert lit_of(image, Recipe(threshold=1)) == {(0, 1): (3.5, 3.5)}
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d[0] != "f"])
+@pytest.mark.parametrize("below", [0, 1, 2])
+def test_the_ends_of_the_type_compare_exactly(dtype, below):
+    top = int(np.iinfo(dtype).max)
+    image = np.array([[top, top - 1, 0]], dtype)
+    assert (0, 0) in lit_of(image, Recipe(threshold=3))
+    assert lit_of(image, Recipe(threshold=3), mask=np.ones((1, 3))) == {}
+    assert (0, 0) not in lit_of(image, Recipe(threshold=3, sentinels=(top,)))
+    assert lit_of(image, Recipe(threshold=2.0**64)) == {}
+    if top < 2**53:
+        lit = lit_of(image, Recipe(threshold=top - below))
+        assert list(lit) == [(0, 0), (0, 1)][:below]
+
+
+def test_full_scale_of_uint16_is_lit_unless_masked():
+    image = np.full((2, 2), 65535, np.uint16)
+    mask = np.array([[0, 1], [0, 0]])
+    assert len(lit_of(image, Recipe(threshold=65534), mask=mask)) == 3
+    assert lit_of(image, Recipe(threshold=65535)) == {}
+
+
+def test_more_lit_pixels_than_there_is_room_for_at_first():
+    image = np.ones((300, 300), np.uint8)
+    assert len(Background(Recipe(threshold=0)).push(image).row) == 90_000
+
+
+def test_a_negative_background_suits_signed_counts_only():
+    recipe = Recipe(threshold=0.5, background_level=-2)
+    assert lit_of(np.array([[-2, -1, 0]], np.int16), recipe) == {(0, 1): (-1.0, 1.0), (0, 2): (0.0, 2.0)}
+    with pytest.raises(FrameError, match=r"background \+ threshold is -1\.5; wanted at least 0"):
+        lit_of(np.zeros((1, 3), np.uint8), recipe)
+    with pytest.raises(FrameError, match="sparse image needs"):
+        lit_of(sparse(np.ones((1, 3), np.int16)), recipe)
+
+
+def test_a_masked_pixel_of_the_dark_does_not_matter():
+    dark, mask = np.array([[np.nan, -7.0, 2.0, 4.0]]), np.array([[1, 1, 0, 0]])
+    recipe = Recipe(threshold=1, background="dark")
+    background = Background(recipe, dark=dark, mask=mask)
+    assert background.level == naive_level(recipe, (1, 4), dark, mask) == 3.0
+    assert background.push(np.full((1, 4), 5, np.uint8)).col.tolist() == [2]
+    assert np.isnan(Background(recipe, dark=dark, mask=np.ones((1, 4))).level)
+
+
+def test_dark_and_mask_are_copied():
+    dark, mask = np.zeros((1, 2)), np.zeros((1, 2))
+    background = Background(Recipe(threshold=1, background="dark"), dark=dark, mask=mask)
+    dark[:], mask[:] = 100, 1
+    assert background.push(np.full((1, 2), 5, np.uint8)).intensity.tolist() == [5, 5]
+
+
+GOOD = np.ones((2, 3), np.uint16)
+BAD = {
+    "no rows": (np.ones((0, 3), np.uint16), r"shape \(0, 3\); wanted"),
+    "no columns": (np.ones((2, 0), np.uint16), r"shape \(2, 0\); wanted"),
+    "three dimensions": (np.ones((1, 2, 3), np.uint16), "wanted .rows, columns."),
+    "one dimension": (np.ones(6, np.uint16), "wanted .rows, columns."),
+    "complex": (np.ones((2, 3), complex), "wanted integers"),
+    "bool": (np.ones((2, 3), bool), "wanted integers"),
+    "half precision": (np.ones((2, 3), np.float16), "wanted integers"),
+    "other shape": (np.ones((3, 2), np.uint16), "as the frames before"),
+    "other type": (np.ones((2, 3), np.uint32), "as the frames before"),
+    "floats after integers": (np.ones((2, 3)), "as the frames before"),
+    "twice": (
+        SparseImage(shape=(2, 3), row=np.array([1, 0, 1]), col=np.array([1, 1, 1]), value=GOOD.ravel()[:3]),
+        "twice",
+    ),
+    "outside": (
+        SparseImage(shape=(2, 3), row=np.array([2]), col=np.array([0]), value=GOOD.ravel()[:1]),
+        r"row outside 0 \.\.\. 1",
+    ),
+    "negative": (
+        SparseImage(shape=(2, 3), row=np.array([0]), col=np.array([-1]), value=GOOD.ravel()[:1]),
+        "column outside",
+    ),
+    "float index": (SparseImage(shape=(2, 3), row=np.zeros(1), col=np.zeros(1), value=GOOD.ravel()[:1]), "row outside"),
+    "lengths": (SparseImage(shape=(2, 3), row=np.array([0, 1]), col=np.array([0]), value=GOOD.ravel()[:1]), "shapes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_image_is_refused_and_the_next_is_taken(name):
+    image, message = BAD[name]
+    background = Background(Recipe(threshold=0))
+    background.push(GOOD)
+    with pytest.raises(FrameError, match=message):
+        background.push(image)
+    assert len(background.push(GOOD).row) == 6
+
+
+def test_a_refused_first_image_does_not_fix_the_shape():
+    background = Background(Recipe(threshold=0))
+    with pytest.raises(FrameError, match="nothing but NaN"):
+        background.push(np.full((5, 5), np.nan))
+    with pytest.raises(FrameError, match="twice"):
+        background.push(BAD["twice"][0])
+    assert len(background.push(np.ones((4, 4), np.int32)).row) == 16
+
+
+@pytest.mark.parametrize("role", ["dark", "mask"])
+def test_dark_and_mask_fix_the_shape(role):
+    recipe = Recipe(threshold=0, background="dark" if role == "dark" else "constant")
+    background = Background(recipe, **{role: np.zeros((2, 3))})
+    with pytest.raises(FrameError, match=r"the image has shape \(9, 9\), but the .* has shape \(2, 3\)"):
+        background.push(np.ones((9, 9), np.uint16))
+    assert len(background.push(GOOD).row) == 6
+
+
+@pytest.mark.parametrize(
+    ("background", "given", "message"),
+    [
+        ("dark", {}, "no dark frame"),
+        ("constant", {"dark": np.zeros((2, 3))}, "a dark frame was given"),
+        ("dark", {"dark": np.array([[np.nan, 1.0]])}, "not finite"),
+        ("dark", {"dark": np.zeros((2, 3)), "mask": np.zeros((3, 2))}, "but the mask has shape"),
+    ],
+)
+def test_a_wrong_dark_is_refused(background, given, message):
+    with pytest.raises(SettingsError, match=message):
+        Background(Recipe(threshold=1, background=background), **given)
