@@ -234,7 +234,11 @@ def _refuse_overrides() -> None:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
+        # asyncio sets it only on sockets that say their protocol. Without it each answer waits 40 ms for the client's
+        # delayed acknowledgement: an append takes 66 ms instead of 28.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except OSError as error:
         raise SettingsError(f"port {port} of {host} is not free: {error.strerror}; choose another") from error
 
