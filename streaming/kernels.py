@@ -58,6 +58,12 @@ def _root(parent: Array, i: int) -> int:
 @njit(nogil=True, cache=True)
 def _meet(parent: Array, is_maximum: Array, weight: Array, i: int, j: int) -> None:
     """Join neighbours j < i, and let the darker one (the later one of equals) be no maximum."""
+    # No branch here: which of two neighbours is brighter cannot be predicted, and a wrong guess costs more than both.
+    brighter = weight[i] > weight[j]
+    is_maximum[j] &= not brighter
+    is_maximum[i] &= brighter
+    if parent[i] == parent[j]:
+        return
     a = _root(parent, i)
     b = _root(parent, j)
     # The lower index wins, so a root is always the first pixel of its group in raster order.
@@ -65,10 +71,6 @@ def _meet(parent: Array, is_maximum: Array, weight: Array, i: int, j: int) -> No
         parent[b] = a
     elif b < a:
         parent[a] = b
-    if weight[i] > weight[j]:
-        is_maximum[j] = False
-    else:
-        is_maximum[i] = False
 
 
 @njit(nogil=True, cache=True)
