@@ -7,13 +7,14 @@ from .live import HedmLive, hedm_live_init
 from .parts import Parts
 from .pending import Pending
 from .problems import Problem, Problems
+from .progress import Progress, RunResult
 from .publisher import Publisher, ResultSink, make_sink
 from .raw_archive import RawArchive
 from .raw_reader import RawArchiveReader
 from .reduced_archive import ReducedArchive
 from .reduced_reader import ReducedArchiveReader
 from .replay import Source, open_source, process, run_documents
-from .run import Progress, RunReduction, RunResult
+from .run import RunReduction
 from .settings import Settings, load_settings
 
 __all__ = [

@@ -15,10 +15,11 @@ from ..streaming import ArchiveError, DocumentError, Frame, Recipe, Reducer, Set
 from .detector import DetectorReduction
 from .parts import Parts
 from .problems import Problems
+from .progress import Progress, RunResult
 from .publisher import Publisher, ResultSink, make_sink, preload_sink
 from .raw_archive import RawArchive
 from .router import Router
-from .run import Progress, RunReduction, RunResult
+from .run import RunReduction
 from .settings import BLOCK, Settings, load_settings
 from .worker import Backlog
 

@@ -15,10 +15,11 @@ from .foreign import frame_cache_documents, frame_cache_settings
 from .live import SinkMaker, run_stem
 from .parts import Parts
 from .problems import Problems
+from .progress import Progress, RunResult
 from .publisher import Publisher
 from .raw_archive import RawArchive
 from .raw_reader import RawArchiveReader
-from .run import Progress, RunReduction, RunResult
+from .run import RunReduction
 from .settings import Settings
 
 Documents = Iterable[tuple[str, Mapping[str, Any]]]

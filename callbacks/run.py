@@ -5,7 +5,6 @@ import math
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +16,15 @@ from .detector import DetectorReduction
 from .parts import Parts
 from .pending import InFile, Pending, image_of
 from .problems import Problems
+from .progress import Progress, RunResult
 from .raw_archive import RawArchive
 from .raw_layout import RunSummary
 from .readers import FileLags, HDF5Reader, Image, Reader, read_waiting
 from .reduced_archive import ReducedArchive
 from .settings import Settings
-from .worker import Lags
 
 _GIVE_UP_BATCHES = 4096
 _COLUMNS = ("frame", "point", "omega_start", "omega_end", "time")
-
-
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """How far a run is; read by displays, in no table."""
-
-    n_frames: int = 0
-    "Frames reduced."
-    n_rejected: int = 0
-    "Frames that could not be reduced."
-    n_peaks: int = 0
-    "Peaks found."
-    n_tracks: int = 0
-    "Tracks closed."
-    n_open: int = 0
-    "Tracks that may still grow."
-    frame_lag: Lags = field(default_factory=Lags)
-    "From hand-over to reduced."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """What a run gave."""
-
-    uid: str
-    "uid of the run."
-    raw: Path | None
-    "Raw archive, if one was written."
-    reduced: Path | None
-    "Reduced archive, if it could be written."
-    digests: Mapping[int, str]
-    "Attempt to digest."
-    progress: Progress
-    "Counts."
-    problems: tuple[str, ...]
-    "What went wrong, a line each."
 
 
 class RunReduction:

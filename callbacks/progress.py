@@ -1,0 +1,43 @@
+"""How far a run is, and what it gave."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .worker import Lags
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a run is; read by displays, in no table."""
+
+    n_frames: int = 0
+    "Frames reduced."
+    n_rejected: int = 0
+    "Frames that could not be reduced."
+    n_peaks: int = 0
+    "Peaks found."
+    n_tracks: int = 0
+    "Tracks closed."
+    n_open: int = 0
+    "Tracks that may still grow."
+    frame_lag: Lags = field(default_factory=Lags)
+    "From hand-over to reduced."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run gave."""
+
+    uid: str
+    "uid of the run."
+    raw: Path | None
+    "Raw archive, if one was written."
+    reduced: Path | None
+    "Reduced archive, if it could be written."
+    digests: Mapping[int, str]
+    "Attempt to digest."
+    progress: Progress
+    "Counts."
+    problems: tuple[str, ...]
+    "What went wrong, a line each."
