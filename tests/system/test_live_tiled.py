@@ -102,9 +102,7 @@ def scan(
 
     def gated() -> Any:
         taken = 0
-        for message in step_scan(
-            [station.detector], station.rotation, 0.0, 1.0, N_FRAMES, baseline=station.baseline
-        ):
+        for message in step_scan([station.detector], station.rotation, 0.0, 1.0, N_FRAMES, baseline=station.baseline):
             if message.command == "save":
                 taken += 1
             if taken == at_frame and message.command == "checkpoint":
