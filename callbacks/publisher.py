@@ -5,11 +5,13 @@ when the server is slow, gone or started anew. Batches are cut by row range and 
 """
 
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -74,8 +76,20 @@ def make_sink(name: str, uri: str, api_key: str | None) -> ResultSink:
     ------
     SettingsError
         No package offers it.
+    OSError
+        Nobody listens there.
     """
-    return _sink_maker(name)(uri, api_key=api_key)
+    maker = _sink_maker(name)
+    _probe(uri)
+    return maker(uri, api_key=api_key)
+
+
+def _probe(uri: str) -> None:
+    """See whether anybody listens: Tiled's client would try for 45 s, and meanwhile cannot be stopped."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        socket.create_connection((parts.hostname, port), timeout=2).close()
 
 
 def preload_sink(name: str) -> None:

@@ -190,7 +190,6 @@ class RawArchive:
             if self._file is not None:
                 file, self._file = self._file, None
                 self._images.close()
-                self._images.close()
                 if self._broken:
                     abandon(file, self._images)
                 else:

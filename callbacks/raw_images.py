@@ -59,11 +59,6 @@ class ImageStore:
             return self._event(name, doc)
         return doc
 
-    def close(self) -> None:
-        """Close the foreign files."""
-        for reader, _ in self._resources.values():
-            reader.close()
-
     def _descriptor(self, doc: Mapping[str, Any]) -> None:
         stream = str(doc.get("name", ""))
         if stream not in (self._settings.stream, self._settings.dark_stream):
