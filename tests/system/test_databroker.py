@@ -62,6 +62,7 @@ def scan_into(uri: str, folder: Path) -> RunResult:
     return result
 
 
+@pytest.mark.slow
 def test_a_run_of_databroker_2_is_replayed(tmp_path: Path) -> None:
     pytest.importorskip("databroker", minversion="2.0", reason="needs databroker 2.x: install hedmlive[databroker]")
     file = tmp_path / "serve.yml"
@@ -76,7 +77,7 @@ def test_a_run_of_databroker_2_is_replayed(tmp_path: Path) -> None:
             profiles = {"station": {"uri": uri}, "station-raw": {"uri": f"{uri}/metadata/raw"}}
             (tmp_path / "profiles" / "station.yml").write_text(yaml.safe_dump(profiles))
             env = environment(TILED_PROFILES=str(tmp_path / "profiles"), TILED_API_KEY=KEY)
-            for run in (f"station/raw/{result.uid}", f"station-raw/{result.uid}", f"station-raw/{result.uid[:8]}"):
+            for run in (f"station/raw/{result.uid}", f"station-raw/{result.uid[:8]}"):
                 out = tmp_path / run.replace("/", "_")
                 done = replay(sys.executable, f"databroker://{run}", tmp_path / "hedmlive.yml", out, env)
                 assert digest_of(done) == result.digests[0]
