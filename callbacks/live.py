@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..streaming import ArchiveError, DocumentError, Frame, Recipe, Reducer, SettingsError
+from ..streaming import ArchiveError, DocumentError, Reducer, SettingsError
 from .detector import DetectorReduction
 from .parts import Parts
 from .problems import Problems
@@ -361,10 +361,6 @@ def _tiled_sink(settings: Settings) -> SinkMaker:
 
 def _warm(settings: Settings) -> None:
     """Compile the kernels and import the clients beforehand, so that the first frame does not wait for them."""
-    reducer = Reducer(Recipe(threshold=0))
-    for number in range(2):
-        image = np.ones((2, 2), np.uint16)
-        reducer.push(Frame(frame=number, point=number, image=image, omega_start=number, omega_end=number + 1))
-    reducer.flush()
+    Reducer.warm(np.uint16)
     if settings.tiled is not None:
         preload_sink("tiled")

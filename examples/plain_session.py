@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bluesky import RunEngine
 
-from hedmlive.callbacks import hedm_live_init
+from hedmlive.callbacks import HedmLive
 from hedmlive.devices import step_scan
 from hedmlive.simulators import simulated_station
 
@@ -26,7 +26,8 @@ if __name__ == "__main__":
     RE = RunEngine()
     station = simulated_station(folder / "detector", shape=(256, 256))
 
-    live = hedm_live_init(RE, folder / "hedmlive.yml")
+    live = HedmLive(folder / "hedmlive.yml")
+    RE.subscribe(live)
 
     RE(
         step_scan(
