@@ -14,7 +14,7 @@ import typer
 
 from ..callbacks import ReducedArchiveReader, Settings, Source, load_settings, make_sink, open_source, process
 from ..streaming import ArchiveError, HedmLiveError, ReplayError, SettingsError
-from .display import error_console, show_result, show_run
+from .display import error_console, show_digest, show_result, show_run
 
 _SCHEMES = ("tiled", "databroker")
 
@@ -153,7 +153,7 @@ def digest(file: Annotated[Path, typer.Argument(help="Reduced archive (*_reduced
         for attempt in archive.attempts:
             computed, written = archive.digest(attempt), archive.attributes(attempt)["digest"]
             state = "ok" if computed == written else "not finished" if not written else "CHANGED"
-            typer.echo(f"{computed}  {file}  reduction_{attempt:04d}  {state}")
+            show_digest(computed, f"{file}  reduction_{attempt:04d}", state)
             if state == "CHANGED":
                 bad.append(f"reduction {attempt} was written with {written}")
     if bad:
@@ -202,7 +202,13 @@ def _open(source: str) -> Source:
         raise SettingsError(
             f"{source}: {scheme}:// is unknown; wanted {' or '.join(f'{s}://' for s in _SCHEMES)}, or a file"
         )
-    return open_source(source)
+    try:
+        return open_source(source)
+    except ArchiveError:
+        if source.endswith("_reduced.h5"):
+            raw = source.replace("_reduced.h5", "_raw.h5")
+            raise ReplayError(f"{source}: is a reduced archive; wanted the raw one, as {raw}") from None
+        raise
 
 
 def _folder(out: Path) -> Path:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from ..callbacks import Progress as RunProgress
 from ..callbacks import RunResult
@@ -13,6 +14,7 @@ console = Console(highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _SHOWN_PROBLEMS = 10
+_STYLES = {"digest": "bold", "written": "cyan"}
 
 
 @contextmanager
@@ -43,7 +45,13 @@ def show_result(result: RunResult) -> None:
         *(("digest", f"{digest}  reduction_{attempt:04d}") for attempt, digest in result.digests.items()),
     ]
     for name, value in rows:
-        console.print(f"{name:<8} {value}", markup=False)
+        console.print(Text.assemble((f"{name:<8} ", "dim"), (value, _STYLES.get(name, ""))))
+
+
+def show_digest(digest: str, where: str, state: str) -> None:
+    """Print one line that begins with the digest, so that programs can take it."""
+    style = {"ok": "green", "CHANGED": "bold red"}.get(state, "yellow")
+    console.print(Text.assemble((digest, _STYLES["digest"]), f"  {where}  ", (state, style)))
 
 
 def show_problems(result: RunResult) -> None:

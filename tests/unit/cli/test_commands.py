@@ -92,7 +92,8 @@ def test_what_is_no_archive_is_named(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_wrong_archive_is_named(run: Run, reduced: Path, tmp_path: Path) -> None:
-    one_line(run("replay", reduced / "scan_reduced.h5", "--out", tmp_path), 1, "not a raw archive")
+    ended = run("replay", reduced / "scan_reduced.h5", "--out", tmp_path)
+    one_line(ended, 1, "is a reduced archive", str(reduced / "scan_raw.h5"))
     one_line(run("digest", reduced / "scan_raw.h5"), 1, "not a reduced archive")
     one_line(run("reduce", reduced / "scan_raw.h5", "--threshold", 1, "--out", tmp_path), 1, "`hedmlive replay`")
 
