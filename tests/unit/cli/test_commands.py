@@ -163,8 +163,10 @@ def test_a_catalogue_or_server_that_is_not_there(run: Run, tmp_path: Path) -> No
 
 
 @pytest.fixture
-def public(frame_cache: Path) -> Iterator[Path]:
+def public(run: Run, frame_cache: Path, reduced: Path) -> Iterator[Path]:
     """A folder with a frame-cache that everybody may read, as no folder of pytest is."""
+    # What a failure imports is imported now: the packages themselves may be for root alone.
+    assert run("reduce", frame_cache, "--threshold", 20, "--out", reduced).code == 1
     folder = Path(tempfile.mkdtemp(prefix="hedmlive-test-"))
     shutil.copy(frame_cache, folder)
     (folder / "scan.npz").chmod(0o644)
