@@ -1,6 +1,7 @@
 """The callback: subscribe it to a RunEngine, and every HEDM run is archived, reduced and published while it runs."""
 
 import atexit
+import importlib
 import os
 import threading
 import time
@@ -34,6 +35,9 @@ class HedmLive:
     A call costs a hand-over, and for images that come inside events their writing to the raw archive. It raises only
     when the raw archive cannot be written and `ArchiveSettings.critical` says that this stops the plan. A run is ours
     when its stream of frames has the data key of a configured detector; others cost nothing.
+
+    A script should end with `wait`; a session that ends without is reduced to its end all the same, if it lasted longer
+    than the few seconds that `ready` waits for.
 
     Parameters
     ----------
@@ -364,3 +368,6 @@ def _warm(settings: Settings) -> None:
     Reducer.warm(np.uint16)
     if settings.tiled is not None:
         preload_sink("tiled")
+    # For references of the older kind. Imported here, because it takes seconds, and when a session ends before its
+    # last run is reduced it cannot be imported any more.
+    importlib.import_module("bluesky_tiled_plugins.writing.tiled_writer")
