@@ -135,9 +135,17 @@ def _start_server(folder: Path, *, detach: bool) -> subprocess.Popen[str]:
     file.write_text(yaml.safe_dump({"folder": "tiled", "readable": ["."], "port": 0}), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "HEDMLIVE_TILED_KEY"}
     command = [sys.executable, "-m", "hedmlive.tiled_config", str(file)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=detach, stdin=subprocess.DEVNULL
-    )
+    # A server that stays must not hold on to our own output: whoever reads that through a pipe would wait for its end.
+    with (folder / "server.err").open("w") as errors:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+            start_new_session=detach,
+        )
 
 
 def _await_server(starting: subprocess.Popen[str], folder: Path) -> _Server:
@@ -145,7 +153,7 @@ def _await_server(starting: subprocess.Popen[str], folder: Path) -> _Server:
     ready = pipe is not None and select.select([pipe], [], [], _SERVER_SECONDS)[0]
     uri = pipe.readline().strip() if pipe is not None and ready else ""
     if not uri:
-        raise ArchiveError(f"the Tiled server did not start; see {folder / 'tiled' / 'server.log'}")
+        raise ArchiveError(f"the Tiled server did not start; see {folder / 'server.err'}")
     key = (folder / "tiled" / "api_key").read_text(encoding="utf-8").strip()
     return _Server(uri=uri, key=key, process=starting)
 
