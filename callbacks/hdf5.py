@@ -3,9 +3,10 @@
 import errno
 import itertools
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import hdf5plugin
@@ -21,6 +22,8 @@ BITSHUFFLE: dict[str, Any] = dict(hdf5plugin.Bitshuffle(cname="lz4"))
 
 
 _ABANDONED: list[Any] = []
+_PATIENCE = 10.0
+"Seconds that a reader may keep a file from being opened to write; ours let go after milliseconds."
 
 
 class NotYet(Exception):
@@ -44,6 +47,26 @@ def open_growing(path: Path) -> h5py.File:
         except OSError as error:
             problem = error
     raise NotYet(str(problem))
+
+
+def open_to_write(path: Path, mode: Literal["r+", "a"]) -> h5py.File:
+    """Open a file to write, when whoever reads it just now has let go of it.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or another program kept it locked for ten seconds.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return h5py.File(path, mode, libver="latest")
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise BlockingIOError(
+                    errno.EAGAIN, f"another program kept {path} open for {_PATIENCE:.0f} s; close it there"
+                ) from None
+        time.sleep(0.02)
 
 
 def subgroup(parent: h5py.Group, name: str) -> h5py.Group:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..streaming import ArchiveError, DocumentError
 from .encoding import ArchivedImage, StoredImage, decode, encode
-from .hdf5 import RESERVE, abandon, check_room, dataset, nexus_group, subgroup, write_rows
+from .hdf5 import RESERVE, abandon, check_room, dataset, nexus_group, open_to_write, subgroup, write_rows
 from .raw_images import ImageStore
 from .raw_layout import FORMAT, RunSummary, image_place, read_line, write_summary
 from .settings import Settings
@@ -225,7 +225,7 @@ class RawArchive:
             target = copy
         try:
             check_room(self.path, 0)
-            with h5py.File(target, "r+", libver="latest") as file:
+            with open_to_write(target, "r+") as file:
                 write_summary(file, self.path, self._settings, summary)
                 subgroup(file, "entry").attrs["finished"] = True
             if target is copy:

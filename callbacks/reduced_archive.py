@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 
 from ..streaming import ArchiveError, Batches, Columns, Recipe, digest, join, tables_with_roles
-from .hdf5 import NotYet, abandon, check_room, open_growing, subgroup
+from .hdf5 import NotYet, abandon, check_room, open_growing, open_to_write, subgroup
 from .reduced_layout import (
     FORMAT,
     append_rows,
@@ -81,13 +81,13 @@ class ReducedArchive:
                 # Before it is opened: a copy of an open file bears the mark of its writer.
                 _check(path, run_uid)
                 _copy_whole(path, self._before)
-            with h5py.File(path, "a", libver="latest") as file:
+            with open_to_write(path, "a") as file:
                 first = _prepare(file, run_uid)
                 self.attempts = tuple(range(first, first + len(detectors)))
                 for attempt, detector in zip(self.attempts, detectors, strict=True):
                     group = make_attempt(file, attempt, run_uid, recipe, detector, self.tables)
                     group.attrs["settings"] = settings
-            self._file = file = h5py.File(path, "r+", libver="latest")
+            self._file = file = open_to_write(path, "r+")
             file.swmr_mode = True
         except ArchiveError:
             raise
@@ -228,7 +228,7 @@ def _recover(path: Path, before: Path) -> None:
     if not path.exists():
         return
     try:
-        h5py.File(path, "r+", libver="latest").close()
+        open_to_write(path, "r+").close()
     except OSError:
         if not h5py.is_hdf5(path):
             raise
@@ -272,7 +272,7 @@ def _pack(path: Path, attributes: Mapping[int, Mapping[str, Any]]) -> None:
         with suppress(OSError):
             packed.unlink(missing_ok=True)
         check_room(path, 0)
-        with h5py.File(path, "r+", libver="latest") as file:
+        with open_to_write(path, "r+") as file:
             _write_attributes(file, attributes)
 
 

@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from hedmlive.callbacks import HedmLive, Parts, RawArchive, RawArchiveReader, load_settings, open_source, process
 from hedmlive.callbacks.encoding import decode, encode
+from hedmlive.callbacks.hdf5 import open_to_write
 from hedmlive.callbacks.pending import cast_exactly
 from hedmlive.streaming import ArchiveError, DocumentError, FrameError
 
@@ -200,3 +203,30 @@ def test_a_copied_frame_cache_leads_to_the_archive(tmp_path: Path) -> None:
     assert (again.digests, again.problems, first.problems) == (first.digests, (), ())
     with h5py.File(tmp_path / "scan_raw.h5") as file:
         assert file["entry/instrument/detector/sparse"].attrs["shape"].tolist() == list(hostile.SHAPE)
+
+
+HOLD = """
+import sys
+import h5py
+
+with h5py.File(sys.argv[1], "r", libver="latest"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_file_that_another_program_reads_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    h5py.File(path, "w", libver="latest").close()
+    reader = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "held\n"
+    with pytest.raises(BlockingIOError):
+        h5py.File(path, "r+", libver="latest")
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(open_to_write, path, "r+")
+        assert not opened.done()
+        reader.communicate("")
+        opened.result(timeout=30).close()
