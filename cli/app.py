@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -158,6 +159,41 @@ def digest(file: Annotated[Path, typer.Argument(help="Reduced archive (*_reduced
                 bad.append(f"reduction {attempt} was written with {written}")
     if bad:
         raise ArchiveError(f"{file}: {'; '.join(bad)}: its tables were changed since")
+
+
+@app.command()
+def bench(
+    shape: Annotated[
+        tuple[int, int], typer.Option("--shape", metavar="ROWS COLUMNS", help="Size of a simulated frame [px].")
+    ] = (2048, 2048),
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Type of its counts: uint8, uint16, uint32, int32 or float32.")
+    ] = "uint16",
+    spots: Annotated[int, typer.Option("--spots", min=0, help="Spots in it.")] = 500,
+    frames: Annotated[int, typer.Option("--frames", min=3, help="Frames that are taken, all held in memory.")] = 20,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads that share the search for peaks.")] = 2,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="HDF5 file with real frames, instead of simulated ones.")
+    ] = None,
+    dataset: Annotated[str, typer.Option("--dataset", help="Where the file holds them.")] = "/entry/data/data",
+    threshold: Threshold = None,
+) -> None:
+    """Measure how many frames a second this machine reduces, and what each stage costs.
+
+    Beside each stage stands how many times longer it takes than a pass that only compares a frame with a cut for each
+    pixel, which is as fast as memory allows. Frames of --file are reduced with their own median as the background.
+    """
+    from .bench import open_scene, run_bench, simulate
+
+    if file is None and threshold is not None:
+        raise SettingsError("--threshold is for real frames; give --file too")
+    with ExitStack() as stack:
+        scene = (
+            simulate(shape, dtype, spots, frames)
+            if file is None
+            else open_scene(stack, file, dataset, frames, threshold)
+        )
+        run_bench(scene, threads)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
