@@ -336,7 +336,11 @@ def _whole_cut(background: Any, threshold: float, flat: Any, invalid: Any, full:
             exact = background[r, c] + (threshold * flat[r, c] if flat.size else threshold)
             exact = np.inf if invalid.size and invalid[r, c] else exact
             least = exact if exact < least else least
-            cut[r, c] = np.floor(exact) if exact < full else top
+            # Two assignments: one of either would make a float64 of top first, which is too large for int64.
+            if exact < full:
+                cut[r, c] = np.floor(exact)
+            else:
+                cut[r, c] = top
     return least
 
 
