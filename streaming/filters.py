@@ -26,7 +26,7 @@ class ImageForm:
 
     def __init__(self, *, invalid: np.ndarray | None = None, sentinels: tuple[int, ...] = ()) -> None:
         self.invalid = None if invalid is None else np.array(invalid, np.bool_)
-        self._sentinels = sentinels
+        self.sentinels = sentinels
         self._like: np.ndarray | None = None
 
     def plain(self, image: np.ndarray | SparseImage) -> np.ndarray:
@@ -50,7 +50,9 @@ class ImageForm:
                 f"the image is {dtype} of shape {shape}; wanted {self._like.dtype} of shape {self._like.shape} "
                 "as the frames before"
             )
-        raw = np.ascontiguousarray(_dense(image) if isinstance(image, SparseImage) else image, dtype)
+        # A read-only view whatever it was: kernels are compiled for it once, not for each kind of array.
+        raw = np.ascontiguousarray(_dense(image) if isinstance(image, SparseImage) else image, dtype).view()
+        raw.flags.writeable = False
         if dtype.kind == "f" and np.isnan(raw).all():
             raise FrameError("the image holds nothing but NaN; look at the detector")
         self._like = np.broadcast_to(np.zeros((), dtype), shape)
@@ -61,7 +63,7 @@ class ImageForm:
         count = np.isfinite(raw) if raw.dtype.kind == "f" else np.ones(raw.shape, np.bool_)
         if self.invalid is not None:
             count &= ~self.invalid
-        for each in self._sentinels:
+        for each in self.sentinels:
             count &= raw != each
         return count
 
