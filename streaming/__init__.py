@@ -1,6 +1,7 @@
 """Kernels and incremental reducers, the schema of the tables, and the digest: numbers in, numbers out."""
 
 from .background import Background, LitPixels
+from .corrections import Corrections, Prepared, bad_pixels
 from .digest import digest
 from .errors import (
     ArchiveError,
@@ -11,8 +12,10 @@ from .errors import (
     ReplayError,
     SettingsError,
 )
+from .finders import Finder, FinderMaker, ThresholdFinder, finder_maker
 from .frame import Frame, SparseImage
 from .linking import OverlapLinker, Position
+from .medians import RunningMedian, median_of
 from .peaks import PeakFinder, PeaksOfFrame
 from .recipe import Recipe
 from .reducer import Reducer
@@ -28,7 +31,10 @@ __all__ = [
     "Batches",
     "Column",
     "Columns",
+    "Corrections",
     "DocumentError",
+    "Finder",
+    "FinderMaker",
     "Frame",
     "FrameError",
     "HedmLiveError",
@@ -37,15 +43,21 @@ __all__ = [
     "PeakFinder",
     "PeaksOfFrame",
     "Position",
+    "Prepared",
     "PublishError",
     "Recipe",
     "Reducer",
     "ReplayError",
+    "RunningMedian",
     "SettingsError",
     "SparseImage",
     "Table",
+    "ThresholdFinder",
     "Tracker",
+    "bad_pixels",
     "digest",
+    "finder_maker",
     "join",
+    "median_of",
     "tables_with_roles",
 ]

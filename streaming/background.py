@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from . import kernels
+from . import lit_kernels
+from .corrections import Corrections, Prepared
 from .errors import FrameError, SettingsError
 from .frame import SparseImage
+from .medians import RunningMedian
 from .recipe import Recipe
 
-_FIRST_CAPACITY = 1 << 16
+_FIRST_CAPACITY = 1 << 14
+_WHOLE = 2.0**53
+"Up to here every whole number is a float64."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,38 +30,66 @@ class LitPixels:
     raw: np.ndarray
     "Raw counts, shape (n,), of the frame's type."
     intensity: np.ndarray
-    "Raw counts minus background, float64, shape (n,)."
+    "Raw counts minus background, over the flat field if there is one; float64, shape (n,)."
+    first: np.ndarray | None = None
+    "First pixel of each run of neighbours in a row, and n; int32, shape (runs + 1,). None: still to be found."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cut:
     """What the raw counts of one shape and type are compared with."""
 
-    cut: np.ndarray
-    "Lit where raw is above it, shape (rows, columns)."
+    prepared: Prepared
+    "Shape, mask and flat field of the frames."
     dtype: np.dtype
     "Type of the raw counts, in this machine's byte order."
+    cut: np.ndarray
+    "Lit where raw is above it, of `dtype`, shape (rows, columns), or (1, columns) if all rows are alike."
+    top: Any
+    "Largest number that may be lit, of `dtype`."
     sentinels: np.ndarray
-    "Raw counts that are never lit, of `dtype`."
+    "Other raw counts that are never lit, of `dtype`."
+    background: np.ndarray
+    "Background plus `shift`, shape (rows or 1, columns)."
+    shift: float
+    "What `background` holds too much, counts."
     dark_zero: bool
     "Whether a pixel of 0 counts is nowhere lit."
 
 
-class Background:
-    """Turns images into lit pixels: ``cut = floor(background + threshold)``, lit where ``raw > cut``.
+def check_flood(n_lit: int, max_lit: int, shape: tuple[int, int]) -> None:
+    """Refuse a frame with more lit pixels than a recipe wants.
 
-    The cut has the frame's own integer type, so that the comparison is exact and one pass. Frames of floating-point
-    numbers are compared with ``background + threshold`` itself, which for whole numbers is the same; NaN and infinity
-    are never lit.
+    Raises
+    ------
+    FrameError
+        It is flooded.
+    """
+    if n_lit > max_lit:
+        raise FrameError(
+            f"flooded: {n_lit} of {shape[0] * shape[1]} pixels are lit, wanted {max_lit} at most; "
+            "raise the threshold or max_lit, or look at shutter and beam stop"
+        )
+
+
+class Background:
+    """Turns images into lit pixels: ``cut = floor(background + threshold * flat)``, lit where ``raw > cut``.
+
+    The cut has the frame's own type, so that the comparison is exact and the only pass over the frame. Frames of
+    floating-point numbers are compared with ``background + threshold * flat`` itself, which for whole numbers is the
+    same; NaN and infinity are never lit.
 
     Parameters
     ----------
     recipe
-        What decides; `Recipe.background` ``dark`` needs `dark`.
+        What decides; every `Recipe.background` but ``constant`` needs `dark`.
     dark
-        Mean dark frame, counts, shape (rows, columns). What it holds where the mask is set does not matter.
+        Background, counts, shape (rows, columns): mean dark frame, or the median of the first frames. What it holds
+        where the mask is set does not matter.
     mask
         0 where a pixel is valid, shape (rows, columns).
+    flat
+        Relative response, shape (rows, columns); where it is 0, negative or not finite a pixel is invalid.
 
     Raises
     ------
@@ -65,23 +97,39 @@ class Background:
         The dark is missing, not wanted, of another shape than the mask, or holds numbers that are not finite.
     """
 
-    def __init__(self, recipe: Recipe, *, dark: np.ndarray | None = None, mask: np.ndarray | None = None) -> None:
-        if (recipe.background == "dark") != (dark is not None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        dark: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        flat: np.ndarray | None = None,
+    ) -> None:
+        if (recipe.background == "constant") != (dark is None):
             given = "no" if dark is None else "a"
             raise SettingsError(
                 f"recipe: background is {recipe.background!r} and {given} dark frame was given; "
-                "give a dark frame exactly with `background: dark`"
+                "give a dark frame, or the median of the first frames, exactly when it is not constant"
             )
         self._recipe = recipe
-        self._mask = None if mask is None else np.asarray(mask) != 0
-        self._dark = None if dark is None else _usable(dark, self._mask)
-        self._level = recipe.background_level if self._dark is None else _mean(self._dark, self._mask)
+        dark, mask, flat = (None if each is None else np.array(each) for each in (dark, mask, flat))
+        self._corrections = Corrections(dark=dark, mask=mask, flat=flat)
+        self._level = recipe.background_level
+        self._running: RunningMedian | None = None
+        if dark is not None:
+            prepared = self._corrections.prepared(dark.shape)
+            self._level = prepared.level
+            if recipe.background == "running-median":
+                self._running = RunningMedian(
+                    dark, step=recipe.background_step, every=recipe.background_every, invalid=prepared.invalid
+                )
         self._cut: _Cut | None = None
-        self._capacity = _FIRST_CAPACITY
+        # Kept from frame to frame: asking the system for new memory costs more than what is written there.
+        self._runs = np.empty((3, _FIRST_CAPACITY + 1), np.int32)
 
     @property
     def level(self) -> float:
-        """Mean of the background over the valid pixels, counts; NaN if none is valid."""
+        """Mean over the valid pixels of the background of the frame before, counts; NaN if none is valid."""
         return self._level
 
     def push(self, image: np.ndarray | SparseImage) -> LitPixels:
@@ -95,34 +143,46 @@ class Background:
         Raises
         ------
         FrameError
-            The image is not two-dimensional, has another shape or type than the first, or holds nothing but NaN; or it
-            is sparse and lists a pixel twice, or one outside. It then leaves nothing behind.
+            The image is not two-dimensional, has another shape or type than the first, or holds nothing but NaN; it is
+            flooded; or it is sparse and lists a pixel twice, or one outside. It then leaves nothing behind.
         """
         cut = self._cut_for(image)
-        if isinstance(image, SparseImage):
-            row, col, raw = self._push_sparse(image, cut)
-        else:
-            row, col, raw = self._push_dense(image, cut)
+        lit = self._push_sparse(image, cut) if isinstance(image, SparseImage) else self._push_dense(image, cut)
         self._cut = cut
-        dark = self._recipe.background_level if self._dark is None else self._dark[row, col]
-        shape = (int(image.shape[0]), int(image.shape[1]))
-        return LitPixels(shape=shape, row=row, col=col, raw=raw, intensity=raw.astype(np.float64) - dark)
+        if self._running is not None and not isinstance(image, SparseImage):
+            self._level = self._running.level
+            if self._running.push(image):
+                self._cut = self._make_cut(cut.prepared, cut.dtype)
+        return lit
 
-    def _push_dense(self, image: np.ndarray, cut: _Cut) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _push_dense(self, image: np.ndarray, cut: _Cut) -> LitPixels:
         raw = _plain(image, cut.dtype)
-        if raw.dtype.kind == "f" and np.isnan(raw).all():
-            raise FrameError("the image holds nothing but NaN; look at the detector")
         while True:
-            row = np.empty(self._capacity, np.int32)
-            col = np.empty(self._capacity, np.int32)
-            n = kernels.lit_dense(raw, cut.cut, cut.sentinels, row, col)
-            if n <= self._capacity:
+            row, col, first = self._runs
+            n_runs, n = lit_kernels.lit_runs(raw, cut.cut, cut.top, cut.sentinels, row[:-1], col[:-1], first)
+            check_flood(n, self._recipe.max_lit, cut.prepared.shape)
+            if n_runs < len(row):
                 break
-            self._capacity = 2 * n
-        row, col = row[:n].copy(), col[:n].copy()
-        return row, col, raw[row, col]
+            self._runs = np.empty((3, 2 * n_runs + 1), np.int32)
+        if n == 0 and raw.dtype.kind == "f" and np.isnan(raw).all():
+            raise FrameError("the image holds nothing but NaN; look at the detector")
+        pixel_row, pixel_col = np.empty(n, np.int32), np.empty(n, np.int32)
+        value, intensity = np.empty(n, cut.dtype), np.empty(n, np.float64)
+        first = first[: n_runs + 1].copy()
+        lit_kernels.pixels_of_runs(
+            raw, cut.background, cut.shift, row[:n_runs], col[:n_runs], first, pixel_row, pixel_col, value, intensity
+        )
+        if cut.prepared.flat is not None:
+            intensity /= cut.prepared.flat[pixel_row, pixel_col]
+        return LitPixels(
+            shape=cut.prepared.shape, row=pixel_row, col=pixel_col, raw=value, intensity=intensity, first=first
+        )
 
-    def _push_sparse(self, image: SparseImage, cut: _Cut) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _push_sparse(self, image: SparseImage, cut: _Cut) -> LitPixels:
+        if self._recipe.background in ("median", "running-median"):
+            raise FrameError(
+                f"a sparse image has no pixels to take a {self._recipe.background} of; use another background"
+            )
         if not cut.dark_zero:
             raise FrameError("a sparse image needs background + threshold of 0 or more: its other pixels hold 0")
         place, value = _places(image), _plain(image.value, cut.dtype)
@@ -133,8 +193,14 @@ class Background:
                 raise FrameError("a sparse image lists a pixel twice; wanted each pixel once")
         row, col = (each.astype(np.int32) for each in np.divmod(place, image.shape[1]))
         keep = np.empty(len(row), np.bool_)
-        kernels.lit_sparse(value, row, col, cut.cut, cut.sentinels, keep)
-        return row[keep], col[keep], value[keep]
+        lit_kernels.lit_sparse(value, row, col, cut.cut, cut.top, cut.sentinels, keep)
+        row, col, value = row[keep], col[keep], value[keep]
+        check_flood(len(row), self._recipe.max_lit, cut.prepared.shape)
+        background = cut.background[row if len(cut.background) > 1 else 0, col].astype(np.float64) - cut.shift
+        intensity = value.astype(np.float64) - background
+        if cut.prepared.flat is not None:
+            intensity /= cut.prepared.flat[row, col]
+        return LitPixels(shape=cut.prepared.shape, row=row, col=col, raw=value, intensity=intensity)
 
     def _cut_for(self, image: np.ndarray | SparseImage) -> _Cut:
         shape, dtype = tuple(image.shape), image.dtype.newbyteorder("=")
@@ -143,44 +209,66 @@ class Background:
         if dtype.kind not in "uif" or dtype.char in "eg":
             raise FrameError(f"the image holds {dtype}; wanted integers, float32 or float64")
         if self._cut is None:
-            return self._make_cut(shape, dtype)
-        if shape != self._cut.cut.shape or dtype != self._cut.dtype:
+            return self._make_cut(self._corrections.prepared((int(shape[0]), int(shape[1]))), dtype)
+        if shape != self._cut.prepared.shape or dtype != self._cut.dtype:
             raise FrameError(
-                f"the image is {dtype} of shape {shape}; wanted {self._cut.dtype} of shape {self._cut.cut.shape} "
+                f"the image is {dtype} of shape {shape}; wanted {self._cut.dtype} of shape {self._cut.prepared.shape} "
                 "as the frames before"
             )
         return self._cut
 
-    def _make_cut(self, shape: tuple[int, ...], dtype: np.dtype) -> _Cut:
-        for name, array in (("dark frame", self._dark), ("mask", self._mask)):
-            if array is not None and array.shape != shape:
-                raise FrameError(f"the image has shape {shape}, but the {name} has shape {array.shape}")
-        level = self._recipe.background_level if self._dark is None else self._dark
-        exact = np.broadcast_to(np.asarray(level + self._recipe.threshold, np.float64), shape)
-        valid = np.ones(shape, np.bool_) if self._mask is None else ~self._mask
-        sentinels: list[float] = list(self._recipe.sentinels)
+    def _make_cut(self, prepared: Prepared, dtype: np.dtype) -> _Cut:
+        level = self._recipe.background_level if prepared.dark is None else prepared.dark
+        level = level if self._running is None else self._running.background
+        threshold = self._recipe.threshold
+        cut = prepared.cut(level, threshold, dtype)
         if dtype.kind == "f":
-            cut = np.where(valid, exact, np.inf)
-            sentinels.append(np.inf)
-        else:
-            cut = _whole_cut(exact, valid, np.iinfo(dtype))
-            # The others cannot occur.
-            sentinels = [each for each in sentinels if np.iinfo(dtype).min <= each <= np.iinfo(dtype).max]
-        dark_zero = not bool((exact < 0)[valid].any())
-        return _Cut(cut=cut, dtype=dtype, sentinels=np.array(sentinels, dtype), dark_zero=dark_zero)
+            cut = _rounded_down(cut, dtype)
+        if prepared.dark is None and prepared.flat is None and prepared.invalid is None:
+            cut = cut[:1].copy()
+        top, sentinels = _never_lit(dtype, self._recipe.sentinels)
+        shift = 0.0
+        background = np.asarray(level, np.float64)
+        if dtype.kind != "f" and prepared.flat is None and self._running is None and _is_whole(background, threshold):
+            # The cut is whole background + threshold then, and just read: no second image has to come from memory.
+            background, shift = cut, threshold
+        elif background.ndim == 0:
+            background = np.full((1, prepared.shape[1]), level)
+        return _Cut(
+            prepared=prepared,
+            dtype=dtype,
+            cut=cut,
+            top=top,
+            sentinels=sentinels,
+            background=background,
+            shift=shift,
+            dark_zero=not bool((cut < 0).any()),
+        )
 
 
-def _whole_cut(exact: np.ndarray, valid: np.ndarray, info: np.iinfo[Any]) -> np.ndarray:
-    """Return floor(exact) in an integer type; where nothing can or may be lit, the largest number it holds."""
-    # Clipping below would darken the lowest count, so a cut below it is refused, not clipped.
-    if (exact < info.min)[valid].any():
-        least = exact[valid].min()
-        raise FrameError(f"background + threshold is {least}; wanted at least {info.min} for {info.dtype}")
-    # float(info.max) may round up, so what reaches it is set apart instead of being converted.
-    full = (np.floor(exact) >= float(info.max)) | ~valid
-    cut = np.where(full, 0.0, np.floor(exact)).astype(info.dtype)
-    cut[full] = info.max
-    return cut
+def _is_whole(background: np.ndarray, threshold: float) -> bool:
+    """Tell whether background + threshold is whole and exact everywhere."""
+    whole = bool((background == np.floor(background)).all()) and threshold == np.floor(threshold)
+    return whole and float(np.abs(background).max()) + threshold < _WHOLE
+
+
+def _rounded_down(cut: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return the largest numbers of a type that are not above: what is above one of them is above the other."""
+    with np.errstate(over="ignore"):
+        near = cut.astype(dtype)
+    return np.where(near > cut, np.nextafter(near, dtype.type(-np.inf)), near)
+
+
+def _never_lit(dtype: np.dtype, sentinels: tuple[int, ...]) -> tuple[Any, np.ndarray]:
+    """Return the largest number that may be lit, and the sentinels below it."""
+    if dtype.kind == "f":
+        return dtype.type(np.finfo(dtype).max), np.array(sentinels, dtype)
+    info = np.iinfo(dtype)
+    top = int(info.max)
+    # A gap of full-scale pixels is skipped by the comparison itself; the others are looked at when they seem lit.
+    while top in sentinels:
+        top -= 1
+    return dtype.type(top), np.array([each for each in sentinels if info.min <= each < top], dtype)
 
 
 def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -200,21 +288,3 @@ def _places(image: SparseImage) -> np.ndarray:
         if index.dtype.kind not in "ui" or (len(index) and (index.min() < 0 or index.max() >= size)):
             raise FrameError(f"a sparse image lists a {name} outside 0 ... {size - 1}; its shape is {image.shape}")
     return image.row.astype(np.int64) * image.shape[1] + image.col.astype(np.int64)
-
-
-def _usable(dark: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Return a copy of the dark that is 0 where the mask is set."""
-    dark = np.array(dark, np.float64)
-    if mask is not None:
-        if mask.shape != dark.shape:
-            raise SettingsError(f"the dark frame has shape {dark.shape}, but the mask has shape {mask.shape}")
-        dark[mask] = 0.0
-    if not np.isfinite(dark).all():
-        raise SettingsError("the dark frame holds numbers that are not finite; mask those pixels instead")
-    return dark
-
-
-def _mean(dark: np.ndarray, mask: np.ndarray | None) -> float:
-    """Return the mean of the valid pixels, summed one after the other: a pairwise sum depends on the machine."""
-    n_valid = dark.size if mask is None else int((~mask).sum())
-    return float(np.cumsum(dark)[-1]) / n_valid if n_valid else float("nan")

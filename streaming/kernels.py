@@ -1,4 +1,4 @@
-"""Numba kernels over plain arrays: validated by their callers, preallocated output, nothing else in this file.
+"""Numba kernels for links and tracks: validated by their callers, preallocated output, nothing else in this file.
 
 None is ``parallel=True``: two ordinary threads inside such a kernel abort the interpreter under numba's workqueue
 layer, and that interpreter is the RunEngine's.
@@ -12,40 +12,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Every sum below runs over the pixels of a peak in raster order, relative to its first pixel: that fixes the last bit
-# of a floating-point sum, so that digests can be equal, and a faster kernel must keep this order.
-
-
-@njit(nogil=True, cache=True)
-def lit_dense(raw: Array, cut: Array, sentinels: Array, row: Array, col: Array) -> int:
-    """Find lit pixels of a dense image in raster order; return how many there are, though only len(row) are kept."""
-    n = 0
-    capacity = len(row)
-    for r in range(raw.shape[0]):
-        for c in range(raw.shape[1]):
-            if raw[r, c] > cut[r, c]:
-                valid = True
-                for s in sentinels:
-                    if raw[r, c] == s:
-                        valid = False
-                if valid:
-                    if n < capacity:
-                        row[n] = r
-                        col[n] = c
-                    n += 1
-    return n
-
-
-@njit(nogil=True, cache=True)
-def lit_sparse(value: Array, row: Array, col: Array, cut: Array, sentinels: Array, keep: Array) -> None:
-    """Mark in keep which of the listed pixels are lit."""
-    for i in range(len(value)):
-        lit = value[i] > cut[row[i], col[i]]
-        for s in sentinels:
-            if value[i] == s:
-                lit = False
-        keep[i] = lit
-
 
 @njit(nogil=True, cache=True)
 def _root(parent: Array, i: int) -> int:
@@ -53,104 +19,6 @@ def _root(parent: Array, i: int) -> int:
         parent[i] = parent[parent[i]]
         i = parent[i]
     return i
-
-
-@njit(nogil=True, cache=True)
-def _meet(parent: Array, is_maximum: Array, weight: Array, i: int, j: int) -> None:
-    """Join neighbours j < i, and let the darker one (the later one of equals) be no maximum."""
-    # No branch here: which of two neighbours is brighter cannot be predicted, and a wrong guess costs more than both.
-    brighter = weight[i] > weight[j]
-    is_maximum[j] &= not brighter
-    is_maximum[i] &= brighter
-    if parent[i] == parent[j]:
-        return
-    a = _root(parent, i)
-    b = _root(parent, j)
-    # The lower index wins, so a root is always the first pixel of its group in raster order.
-    if a < b:
-        parent[b] = a
-    elif b < a:
-        parent[a] = b
-
-
-@njit(nogil=True, cache=True)
-def label(row: Array, col: Array, weight: Array, parent: Array, is_maximum: Array, labels: Array) -> int:
-    """Label 8-connected groups of pixels listed in raster order, from 0 by first pixel; return how many there are."""
-    n = len(row)
-    above = 0
-    for i in range(n):
-        parent[i] = i
-        is_maximum[i] = True
-        if i > 0 and row[i - 1] == row[i] and col[i - 1] == col[i] - 1:
-            _meet(parent, is_maximum, weight, i, i - 1)
-        while above < i and (row[above] < row[i] - 1 or (row[above] == row[i] - 1 and col[above] < col[i] - 1)):
-            above += 1
-        j = above
-        while j < i and row[j] == row[i] - 1 and col[j] <= col[i] + 1:
-            _meet(parent, is_maximum, weight, i, j)
-            j += 1
-    found = 0
-    for i in range(n):
-        if parent[i] == i:
-            labels[i] = found
-            found += 1
-        else:
-            labels[i] = labels[_root(parent, i)]
-    return found
-
-
-@njit(nogil=True, cache=True)
-def count_labels(labels: Array, counts: Array) -> None:
-    """Count the pixels of each label."""
-    for each in labels:
-        counts[each] += 1
-
-
-@njit(nogil=True, cache=True)
-def moments(
-    row: Array,
-    col: Array,
-    weight: Array,
-    saturated: Array,
-    is_maximum: Array,
-    labels: Array,
-    sums: Array,
-    box: Array,
-    counts: Array,
-) -> None:
-    """Sum each label's pixels in raster order.
-
-    sums (n, 7): weight, w dr, w dc, w dr^2, w dc^2, w dr dc, largest weight, with dr, dc from the first pixel;
-    box (n, 8): first row, first col, row_min, row_max, col_min, col_max, row and col of the brightest pixel;
-    counts (n, 3): pixels, maxima, saturated pixels.
-    """
-    for i in range(len(row)):
-        k = labels[i]
-        if k < 0:
-            continue
-        r, c, w = row[i], col[i], weight[i]
-        if counts[k, 0] == 0:
-            box[k, 0] = box[k, 2] = box[k, 3] = box[k, 6] = r
-            box[k, 1] = box[k, 4] = box[k, 5] = box[k, 7] = c
-            sums[k, 6] = w
-        dr = float(r - box[k, 0])
-        dc = float(c - box[k, 1])
-        sums[k, 0] += w
-        sums[k, 1] += w * dr
-        sums[k, 2] += w * dc
-        sums[k, 3] += w * dr * dr
-        sums[k, 4] += w * dc * dc
-        sums[k, 5] += w * dr * dc
-        if w > sums[k, 6]:
-            sums[k, 6] = w
-            box[k, 6] = r
-            box[k, 7] = c
-        box[k, 3] = max(box[k, 3], r)
-        box[k, 4] = min(box[k, 4], c)
-        box[k, 5] = max(box[k, 5], c)
-        counts[k, 0] += 1
-        counts[k, 1] += is_maximum[i]
-        counts[k, 2] += saturated[i]
 
 
 @njit(nogil=True, cache=True)

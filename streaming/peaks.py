@@ -1,10 +1,11 @@
 """Peaks: 8-connected groups of lit pixels, with their moments."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import kernels
+from . import peak_kernels
 from .background import LitPixels
 from .recipe import Recipe
 from .tables import PEAKS, PIXELS, Columns
@@ -26,15 +27,31 @@ class PeaksOfFrame:
     "Groups below `min_pixels`."
     n_saturated: int
     "Lit pixels at or above full scale; -1 if full scale is not known."
+    max_intensity: float = 0.0
+    "Largest intensity of a lit pixel, counts; 0 if none is lit."
+    background_level: float = math.nan
+    "Mean of the background over the valid pixels, counts."
 
 
 class PeakFinder:
-    """Finds the peaks of a frame by `Recipe.min_pixels` and `Recipe.saturation`; it has no state between frames."""
+    """Makes peaks of lit pixels: groups, their parts if they are split, and moments.
+
+    No number is kept between frames, only room to work in: two threads need two finders.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        self._room = _Room(0, 0)
 
-    def push(self, frame: int, omega: float, lit: LitPixels) -> PeaksOfFrame:
+    def push(
+        self,
+        frame: int,
+        omega: float,
+        lit: LitPixels,
+        *,
+        edge: np.ndarray | None = None,
+        level: float = math.nan,
+    ) -> PeaksOfFrame:
         """Return the peaks of one frame.
 
         Parameters
@@ -44,61 +61,132 @@ class PeakFinder:
         omega
             Rotation at its middle, degrees; NaN if it never came.
         lit
-            Its lit pixels.
+            Its lit pixels, of intensity above 0.
+        edge
+            Whether a pixel is on the border of its panel, shape (rows, columns); none if the frame's border is it.
+        level
+            Mean of the background, counts, to be passed on.
         """
         n = len(lit.row)
+        room = self._room = self._room.for_pixels(n, lit.shape[1])
+        first = room.first
+        if lit.first is None:
+            n_runs = peak_kernels.runs_of_pixels(lit.row, lit.col, first)
+        else:
+            first, n_runs = lit.first, len(lit.first) - 1
+        found = peak_kernels.groups(
+            lit.row, lit.col, lit.intensity, first, n_runs, room.group, room.size, room.maxima, room.ends
+        )
+        # Groups that are large enough are numbered anew, in the same order; the others get -1.
+        large = room.size[:found] >= self._recipe.min_pixels
+        kept = int(large.sum())
+        number = np.where(large, np.cumsum(large, dtype=np.int32) - 1, -1).astype(np.int32)[room.group[:n_runs]]
+        stretch, label, n_stretches, n_peaks = first, number, n_runs, kept
+        if self._recipe.split != "none":
+            top = self._tops(lit, room, first, n_runs, found)
+            stretch, label = room.stretch, room.label
+            n_stretches, n_peaks = peak_kernels.number_tops(top, first, n_runs, number, room.seen, stretch, label)
+        sums, box = np.empty((n_peaks, 7)), np.empty((n_peaks, 8), np.int32)
         labels = np.empty(n, np.int32)
-        is_maximum = np.empty(n, np.bool_)
-        found = kernels.label(lit.row, lit.col, lit.intensity, np.empty(n, np.int32), is_maximum, labels)
-        labels, kept = self._drop_small(labels, found)
-        saturated = np.zeros(n, np.bool_)
+        n_pixels, n_maxima = np.zeros(n_peaks, np.int32), np.zeros(n_peaks, np.int32)
+        peak_kernels.moments(lit.row, lit.col, lit.intensity, stretch, label, n_stretches, sums, box, n_pixels, labels)
+        peak_kernels.count_maxima(first, room.ends, n_runs, room.maxima, labels, n_maxima)
+        all_saturated, n_saturated = -1, np.full(n_peaks, -1, np.int32)
         if self._recipe.saturation is not None:
             saturated = lit.raw >= np.float64(self._recipe.saturation)
-        sums = np.zeros((kept, 7))
-        box = np.zeros((kept, 8), np.int32)
-        counts = np.zeros((kept, 3), np.int32)
-        kernels.moments(lit.row, lit.col, lit.intensity, saturated, is_maximum, labels, sums, box, counts)
-        if self._recipe.saturation is None:
-            counts[:, 2] = -1
-        inside = labels >= 0
+            all_saturated = int(saturated.sum())
+            n_saturated = _marked(labels, saturated, n_peaks)
+        if edge is None:
+            rows, cols = lit.shape
+            on_edge = (box[:, 2] == 0) | (box[:, 4] == 0) | (box[:, 3] == rows - 1) | (box[:, 5] == cols - 1)
+        else:
+            on_edge = _marked(labels, edge[lit.row, lit.col], n_peaks) > 0
         return PeaksOfFrame(
             frame=frame,
-            peaks=_peaks(frame, omega, lit.shape, sums, box, counts),
-            pixels=PIXELS.batch(
-                {
-                    "frame": np.full(int(inside.sum()), frame),
-                    "peak": labels[inside],
-                    "row": lit.row[inside],
-                    "col": lit.col[inside],
-                    "intensity": lit.raw[inside],
-                }
-            ),
+            peaks=_peaks(frame, omega, sums, box, (n_pixels, n_maxima, n_saturated), on_edge),
+            pixels=_pixels(frame, lit, labels, all_kept=kept == found),
             n_lit=n,
             n_dropped=found - kept,
-            n_saturated=-1 if self._recipe.saturation is None else int(saturated.sum()),
+            n_saturated=all_saturated,
+            max_intensity=float(lit.intensity.max()) if n else 0.0,
+            background_level=level,
         )
 
-    def _drop_small(self, labels: np.ndarray, found: int) -> tuple[np.ndarray, int]:
-        """Number the groups that are large enough anew, in the same order; the others get -1."""
-        counts = np.zeros(found, np.int32)
-        kernels.count_labels(labels, counts)
-        keep = counts >= self._recipe.min_pixels
-        number = np.where(keep, np.cumsum(keep, dtype=np.int32) - 1, -1).astype(np.int32)
-        return number[labels], int(keep.sum())
+    def _tops(self, lit: LitPixels, room: "_Room", first: np.ndarray, n_runs: int, found: int) -> np.ndarray:
+        """Return the pixel whose part each pixel belongs to."""
+        row, col, weight, top = lit.row, lit.col, lit.intensity, room.top[: len(lit.row)]
+        if self._recipe.split == "regional-maximum":
+            is_top = np.empty(len(row), np.bool_)
+            peak_kernels.flat_tops(row, col, weight, room.rows, room.lines, room.places, is_top)
+            group = np.repeat(room.group[:n_runs], np.diff(first[: n_runs + 1]))
+            limit, start = self._recipe.max_maxima, np.empty(found + 1, np.int64)
+            order = np.empty(len(row), np.int64)
+            peak_kernels.nearest_maximum(row, col, weight, group, room.size[:found], is_top, limit, start, order, top)
+        elif self._recipe.smooth:
+            smoothed = room.smoothed[: len(row)]
+            single = weight.astype(np.float32)
+            peak_kernels.smooth(row, col, single, room.rows, room.zero_lines, room.places, smoothed)
+            peak_kernels.climb(row, col, smoothed, room.rows, room.single_lines, room.places, top)
+        else:
+            peak_kernels.climb(row, col, weight, room.rows, room.lines, room.places, top)
+        return top
+
+
+class _Room:
+    """Memory to work in, kept from frame to frame: asking the system for more costs more than what is written there."""
+
+    def __init__(self, capacity: int, n_cols: int) -> None:
+        self._capacity, self._n_cols = capacity, n_cols
+        self.first, self.group, self.size, self.maxima, self.ends, self.rows, self.top, self.seen = np.empty(
+            (8, capacity + 1), np.int32
+        )
+        self.stretch, self.label = np.empty((2, capacity + 1), np.int32)
+        self.smoothed = np.empty(capacity, np.float32)
+        # The kernels leave the lines as they find them.
+        self.lines = np.full((3, n_cols + 2), -np.inf)
+        self.single_lines = np.full((3, n_cols + 2), -np.inf, np.float32)
+        self.zero_lines = np.zeros((3, n_cols + 2), np.float32)
+        self.places = np.zeros((3, n_cols + 2), np.int32)
+
+    def for_pixels(self, n: int, n_cols: int) -> "_Room":
+        """Return room for n pixels of a frame with so many columns."""
+        if n <= self._capacity and n_cols == self._n_cols:
+            return self
+        return _Room(max(2 * n, self._capacity), n_cols)
+
+
+def _marked(labels: np.ndarray, marked: np.ndarray, n_peaks: int) -> np.ndarray:
+    """Return how many marked pixels each peak has."""
+    counts = np.zeros(n_peaks, np.int32)
+    peak_kernels.count_labels(labels, marked, counts)
+    return counts
+
+
+def _pixels(frame: int, lit: LitPixels, labels: np.ndarray, *, all_kept: bool) -> Columns:
+    columns = {"peak": labels, "row": lit.row, "col": lit.col, "intensity": lit.raw}
+    if not all_kept:
+        inside = labels >= 0
+        columns = {name: values[inside] for name, values in columns.items()}
+    return PIXELS.batch({"frame": np.full(len(columns["peak"]), frame), **columns})
 
 
 def _peaks(
-    frame: int, omega: float, shape: tuple[int, int], sums: np.ndarray, box: np.ndarray, counts: np.ndarray
+    frame: int,
+    omega: float,
+    sums: np.ndarray,
+    box: np.ndarray,
+    counts: tuple[np.ndarray, np.ndarray, np.ndarray],
+    on_edge: np.ndarray,
 ) -> Columns:
     n = len(sums)
+    n_pixels, n_maxima, n_saturated = counts
     total = sums[:, 0]
     row, col = sums[:, 1] / total, sums[:, 2] / total
-    edge = (box[:, 2] == 0) | (box[:, 4] == 0) | (box[:, 3] == shape[0] - 1) | (box[:, 5] == shape[1] - 1)
     return PEAKS.batch(
         {
             "frame": np.full(n, frame),
             "peak": np.arange(n),
-            "n_pixels": counts[:, 0],
+            "n_pixels": n_pixels,
             "sum_intensity": total,
             "max_intensity": sums[:, 6],
             "row": box[:, 0] + row,
@@ -113,9 +201,9 @@ def _peaks(
             "row_end": box[:, 3] + 1,
             "col_min": box[:, 4],
             "col_end": box[:, 5] + 1,
-            "n_maxima": counts[:, 1],
-            "n_saturated": counts[:, 2],
-            "on_edge": edge,
+            "n_maxima": n_maxima,
+            "n_saturated": n_saturated,
+            "on_edge": on_edge,
             "omega": np.full(n, omega),
         }
     )

@@ -1,12 +1,16 @@
 """The recipe: every number that decides a reduction, in one frozen object that is written with every result."""
 
 import sys
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
 
 from .errors import SettingsError
 
 _LARGEST = sys.float_info.max
+
+BackgroundKind = Literal["constant", "dark", "median", "running-median"]
+Split = Literal["none", "local-maximum", "regional-maximum"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,16 +23,32 @@ class Recipe:
         A number is out of its range.
     """
 
-    background: Literal["constant", "dark"] = "constant"
-    "`constant`: `background_level` everywhere; `dark`: the mean of dark frames, pixel by pixel."
+    finder: str = "threshold"
+    "Name of the peak finder: `threshold`, `noise-adaptive`, `near-field`, or another that is installed."
+    finder_options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    "What the finder takes beside these numbers: names and plain values."
+    background: BackgroundKind = "constant"
+    "`constant`, `dark` (mean of dark frames), `median` (of the first frames) or `running-median` (which follows them)."
     background_level: float = 0.0
     "Background with `background: constant`, counts."
+    background_frames: int = 15
+    "First frames whose median is the background to begin with; they are reduced with it too."
+    background_step: float = 1.0
+    "Counts by which a pixel of the running median moves towards a frame."
+    background_every: int = 1
+    "Only each so many-th frame moves the running median."
     threshold: float
-    "A pixel is lit when raw > floor(background + threshold), counts; 0 or more."
+    "A pixel is lit when raw > floor(background + threshold * flat), counts; 0 or more."
+    max_lit: int = 2_000_000
+    "A frame with more lit pixels is flooded: it is named and left out."
     min_pixels: int = 1
     "Groups of fewer lit pixels are dropped."
-    split: Literal["none"] = "none"
-    "How touching spots are split."
+    split: Split = "none"
+    "How groups are split into peaks: at each `local-maximum` as ImageD11, at each `regional-maximum` as MIDAS."
+    smooth: bool = False
+    "Whether `local-maximum` looks at intensities smoothed by 3 x 3 pixels."
+    max_maxima: int = 400
+    "Of more regional maxima in a group only so many count, the brightest, as MIDAS `MaxNPeaks`."
     saturation: float | None = None
     "Full scale of the detector, counts: raw counts from here on are saturated. No default is known."
     sentinels: tuple[int, ...] = ()
@@ -48,11 +68,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         wanted = (
-            ("background", self.background in ("constant", "dark"), "constant or dark"),
+            ("finder", isinstance(self.finder, str) and self.finder != "", "the name of a peak finder"),
+            ("finder_options", _plain_mapping(self.finder_options), "names and plain values"),
+            ("background", self.background in get_args(BackgroundKind), " or ".join(get_args(BackgroundKind))),
             ("background_level", _number(self.background_level), "a finite number"),
+            ("background_frames", _whole(self.background_frames, 1), "a whole number, 1 or more"),
+            ("background_step", _above_zero(self.background_step), "more than 0"),
+            ("background_every", _whole(self.background_every, 1), "a whole number, 1 or more"),
             ("threshold", _number(self.threshold, 0), "a finite number, 0 or more"),
+            ("max_lit", _whole(self.max_lit, 1) and self.max_lit < 2**31, "a whole number, 1 to 2147483647"),
             ("min_pixels", _whole(self.min_pixels, 1), "a whole number, 1 or more"),
-            ("split", self.split == "none", "none"),
+            ("split", self.split in get_args(Split), " or ".join(get_args(Split))),
+            ("smooth", self.smooth is False or self.split == "local-maximum", "false without split local-maximum"),
+            ("smooth", self.smooth is True or self.smooth is False, "true or false"),
+            ("max_maxima", _whole(self.max_maxima, 1), "a whole number, 1 or more"),
             ("saturation", self.saturation is None or _number(self.saturation), "a finite number, or absent"),
             ("sentinels", _are_counts(self.sentinels), "whole numbers that a detector of 64 bits can give"),
             ("link", self.link == "overlap", "overlap"),
@@ -68,7 +97,7 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers as plain types, to be written as JSON."""
-        return asdict(self) | {"sentinels": list(self.sentinels)}
+        return asdict(self) | {"sentinels": list(self.sentinels), "finder_options": dict(self.finder_options)}
 
     @classmethod
     def from_dict(cls, numbers: dict[str, Any]) -> "Recipe":
@@ -91,6 +120,17 @@ class Recipe:
             return cls(**given)
         except TypeError as error:
             raise SettingsError(f"recipe: {error}") from None
+
+
+def _plain_mapping(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) and _plain(each) for key, each in value.items())
+
+
+def _plain(value: object) -> bool:
+    """Tell whether this is what JSON holds, and would come back from it the same."""
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, str | bool) or _number(value) or _plain_mapping(value)
 
 
 def _number(value: object, least: float = -_LARGEST) -> bool:

@@ -1,15 +1,17 @@
 """The reducer: frames in, column batches out. It composes background, peaks, links and tracks."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .background import Background
+from .corrections import Corrections
 from .errors import FrameError
+from .finders import Finder, finder_maker
 from .frame import Frame, SparseImage
 from .linking import OverlapLinker, Position
-from .peaks import PeakFinder, PeaksOfFrame
+from .peaks import PeaksOfFrame
 from .recipe import Recipe
 from .tables import TABLES, TRACK_BASE, Batches, Columns, Table
 from .tracks import Tracker
@@ -24,25 +26,33 @@ class Reducer:
     ----------
     recipe
         Every number that decides.
-    dark
-        Mean dark frame, counts, shape (rows, columns), with ``background: dark``.
-    mask
-        0 where a pixel is valid, shape (rows, columns).
+    corrections
+        What is known of the detector. Its dark is the background to begin with, and wanted exactly where
+        `Recipe.background` is not ``constant``: the mean dark frame, or the median of the first frames.
     tables
         The schema, as `tables_with_roles` makes it.
+
+    Raises
+    ------
+    SettingsError
+        The recipe names a finder that is not installed, or does not suit it.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         *,
-        dark: np.ndarray | None = None,
-        mask: np.ndarray | None = None,
+        corrections: Corrections | None = None,
         tables: dict[str, Table] | None = None,
     ) -> None:
         self._frames_table = (tables or TABLES)["frames"]
-        self._background = Background(recipe, dark=dark, mask=mask)
-        self._finder = PeakFinder(recipe)
+        self._recipe = recipe
+        self._corrections = corrections or Corrections()
+        self._make_finder = finder_maker(recipe.finder)
+        # What does not suit is to be known before the scan, not with its first frame.
+        tiny = None if self._corrections.dark is None else np.zeros((4, 4))
+        self._make_finder(recipe, Corrections(dark=tiny).prepared((4, 4)))
+        self._finder: Finder | None = None
         self._linker = OverlapLinker(recipe)
         self._tracker = Tracker(wrap=recipe.wrap)
         self._newest = -1
@@ -62,15 +72,16 @@ class Reducer:
         """
         if frame.frame <= self._newest:
             raise FrameError(f"frame {frame.frame} came after frame {self._newest}; wanted them in order, each once")
-        lit = self._background.push(frame.image)
-        found = self._finder.push(frame.frame, frame.omega, lit)
+        finder = self._finder or self._make(frame)
+        found = finder.push(self._turned(frame))
+        self._finder = finder
         if len(found.peaks["peak"]) > TRACK_BASE:
             raise FrameError(f"frame {frame.frame} has more than {TRACK_BASE} peaks; raise the threshold")
         self._newest = frame.frame
         position = Position.of(frame)
         links = self._linker.push(position, found)
         closed = self._tracker.push(position, found, links)
-        row = self._frame_row(frame, found, float(lit.intensity.max()) if found.n_lit else 0.0)
+        row = self._frame_row(frame, found)
         return _filled({"frames": row, "peaks": found.peaks, "links": links, **closed, "pixels": found.pixels})
 
     def flush(self) -> Batches:
@@ -105,7 +116,21 @@ class Reducer:
                 reducer.push(Frame(frame=number, point=number, image=each, omega_start=number, omega_end=number + 1))
             reducer.flush()
 
-    def _frame_row(self, frame: Frame, found: PeaksOfFrame, max_intensity: float) -> Columns:
+    def _make(self, frame: Frame) -> Finder:
+        shape = tuple(frame.image.shape)
+        if len(shape) != 2 or 0 in shape:
+            raise FrameError(f"the image has shape {shape}; wanted (rows, columns), each 1 or more")
+        return self._make_finder(self._recipe, self._corrections.prepared((int(shape[0]), int(shape[1]))))
+
+    def _turned(self, frame: Frame) -> Frame:
+        if not self._corrections.transforms:
+            return frame
+        image = frame.image
+        sparse = isinstance(image, SparseImage)
+        turn = self._corrections.transformed_sparse if sparse else self._corrections.transformed
+        return replace(frame, image=turn(image))
+
+    def _frame_row(self, frame: Frame, found: PeaksOfFrame) -> Columns:
         values: dict[str, float] = {
             "frame": frame.frame,
             "point": frame.point,
@@ -118,9 +143,9 @@ class Reducer:
             "n_peaks": len(found.peaks["peak"]),
             "n_dropped": found.n_dropped,
             "n_saturated": found.n_saturated,
-            "max_intensity": max_intensity,
+            "max_intensity": found.max_intensity,
             "sum_intensity": math.fsum(found.peaks["sum_intensity"].tolist()),
-            "background_level": self._background.level,
+            "background_level": found.background_level,
         }
         names = self._frames_table.names
         return self._frames_table.batch(

@@ -28,19 +28,20 @@ class Found(NamedTuple):
     lit: Lit
 
 
-def naive_lit(image, recipe: Recipe, dark=None, mask=None) -> Lit:
+def naive_lit(image, recipe: Recipe, dark=None, mask=None, flat=None) -> Lit:
     lit: Lit = {}
     raws = (image.dense() if isinstance(image, SparseImage) else np.asarray(image)).tolist()
     whole = image.dtype.kind != "f"
     for r, line in enumerate(raws):
         for c, raw in enumerate(line):
             background = recipe.background_level if dark is None else float(dark[r, c])
-            cut = background + recipe.threshold
+            response = 1.0 if flat is None else float(flat[r, c])
+            cut = background + recipe.threshold * response
             if whole:
                 cut = math.floor(cut)
             valid = (mask is None or mask[r, c] == 0) and raw not in recipe.sentinels and math.isfinite(raw)
-            if valid and raw > cut:
-                lit[r, c] = (float(raw), float(raw) - background)
+            if valid and response > 0 and raw > cut:
+                lit[r, c] = (float(raw), (float(raw) - background) / response)
     return lit
 
 
@@ -74,6 +75,49 @@ def is_maximum(lit: Lit, pixel: Pixel) -> bool:
         if near in lit and (lit[near][1] > mine or (lit[near][1] == mine and near < pixel)):
             return False
     return True
+
+
+def naive_smooth(lit: Lit) -> dict[Pixel, float]:
+    """3 x 3 weights 1 2 4 / 16, unlit pixels 0, in float32: a sixteenth of the pixel, then all nine in raster order."""
+    weights = {(dr, dc): 2 ** (2 - abs(dr) - abs(dc)) - (dr == dc == 0) for dr in (-1, 0, 1) for dc in (-1, 0, 1)}
+    smoothed: dict[Pixel, float] = {}
+    for r, c in lit:
+        total = np.float32(lit[r, c][1]) * np.float32(1 / 16)
+        for (dr, dc), weight in weights.items():
+            if (r + dr, c + dc) in lit:
+                total += np.float32(lit[r + dr, c + dc][1]) * np.float32(weight / 16)
+        smoothed[r, c] = float(total)
+    return smoothed
+
+
+def naive_climb(values: dict[Pixel, float], pixel: Pixel) -> Pixel:
+    """Step to the brightest of the nine, the first in raster order of equals, until it is the pixel itself."""
+    while True:
+        block = sorted(near for near in [pixel, *neighbours(pixel)] if near in values)
+        best = max(block, key=lambda near: values[near])  # the first of equals
+        if best == pixel:
+            return pixel
+        pixel = best
+
+
+def naive_parts(lit: Lit, groups: list[list[Pixel]], recipe: Recipe) -> list[list[Pixel]]:
+    """The groups, split as the recipe says, by first pixel."""
+    if recipe.split == "none":
+        return groups
+    values = naive_smooth(lit) if recipe.smooth else {pixel: w for pixel, (_, w) in lit.items()}
+    parts: list[list[Pixel]] = []
+    for group in groups:
+        if recipe.split == "local-maximum":
+            tops = {pixel: naive_climb(values, pixel) for pixel in group}
+        else:
+            seeds = [p for p in group if all(values[near] <= values[p] for near in neighbours(p) if near in values)]
+            brightest = sorted(seeds, key=lambda p: (-values[p], p))[: recipe.max_maxima]
+            tops = {
+                (r, c): min(sorted(brightest), key=lambda seed: (seed[0] - r) ** 2 + (seed[1] - c) ** 2)
+                for r, c in group
+            }
+        parts += [[pixel for pixel in group if tops[pixel] == top] for top in set(tops.values())]
+    return sorted(parts)
 
 
 def naive_peak(lit: Lit, group: list[Pixel], shape: tuple[int, ...], saturation: float | None) -> Row:
@@ -129,7 +173,8 @@ def naive_frame(frame: Frame, recipe: Recipe, dark=None, mask=None) -> Found:
     shape = tuple(frame.image.shape)
     lit = naive_lit(frame.image, recipe, dark, mask)
     groups = naive_groups(lit)
-    kept = [group for group in groups if len(group) >= recipe.min_pixels]
+    large = [group for group in groups if len(group) >= recipe.min_pixels]
+    kept = naive_parts(lit, large, recipe)
     peaks: list[Row] = [
         {"frame": frame.frame, "peak": k, **naive_peak(lit, group, shape, recipe.saturation), "omega": frame.omega}
         for k, group in enumerate(kept)
@@ -141,7 +186,7 @@ def naive_frame(frame: Frame, recipe: Recipe, dark=None, mask=None) -> Found:
         **{name: getattr(frame, name) for name in ("omega_start", "omega_end", "time")},
         "n_lit": len(lit),
         "n_peaks": len(peaks),
-        "n_dropped": len(groups) - len(kept),
+        "n_dropped": len(groups) - len(large),
         "n_saturated": -1 if full is None else sum(raw >= full for raw, _ in lit.values()),
         "max_intensity": max((w for _, w in lit.values()), default=0.0),
         "sum_intensity": math.fsum(peak["sum_intensity"] for peak in peaks),

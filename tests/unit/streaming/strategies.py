@@ -45,11 +45,21 @@ def sparse(image) -> SparseImage:
     return SparseImage(shape=image.shape, row=row, col=col, value=image[row, col])
 
 
+SPLITS = (
+    {"split": "none"},
+    {"split": "local-maximum"},
+    {"split": "local-maximum", "smooth": True},
+    {"split": "regional-maximum"},
+    {"split": "regional-maximum", "max_maxima": 2},
+)
+
+
 @st.composite
 def recipes(draw, **fixed):
     drawn = {
         "threshold": draw(st.sampled_from([0, 1, 2.5])),
         "min_pixels": draw(st.integers(1, 3)),
+        **draw(st.sampled_from(SPLITS)),
         "saturation": draw(st.sampled_from([None, 5.0, 7])),
         "sentinels": draw(st.sampled_from([(), (9,), (3, 4294967295, -1)])),
         "min_shared_pixels": draw(st.integers(1, 2)),

@@ -1,37 +1,103 @@
 """Kernels against their naive twins, alone."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import is_maximum, naive_groups
+from naive import is_maximum, naive_climb, naive_groups, naive_smooth
 from unit.streaming.strategies import images, shapes
 
-from hedmlive.streaming import Background, PeakFinder, Recipe, kernels
+from hedmlive.streaming import Background, PeakFinder, Recipe, kernels, lit_kernels, peak_kernels
+
+
+def listed(image):
+    row, col = (each.astype(np.int32) for each in np.nonzero(image))
+    weight = image[row, col].astype(np.float64)
+    lit = {(r, c): (w, w) for r, c, w in zip(row.tolist(), col.tolist(), weight.tolist(), strict=True)}
+    return row, col, weight, lit
 
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_label_is_a_flood_fill(data):
-    image = data.draw(images(data.draw(shapes()), top=3))
-    row, col = (each.astype(np.int32) for each in np.nonzero(image))
+def test_groups_are_a_flood_fill(data):
+    row, col, weight, lit = listed(data.draw(images(data.draw(shapes()), top=3)))
     n = len(row)
-    labels, is_max = np.empty(n, np.int32), np.empty(n, np.bool_)
-    weight = image[row, col].astype(np.float64)
-    found = kernels.label(row, col, weight, np.empty(n, np.int32), is_max, labels)
-    lit = {(r, c): (w, w) for r, c, w in zip(row.tolist(), col.tolist(), weight.tolist(), strict=True)}
-    groups = naive_groups(lit)
-    assert found == len(groups)
-    number = {pixel: k for k, group in enumerate(groups) for pixel in group}
-    assert labels.tolist() == [number[pixel] for pixel in lit]
-    assert is_max.tolist() == [is_maximum(lit, pixel) for pixel in lit]
+    first, group, size, maxima, ends = np.full((5, n + 1), -7, np.int32)
+    n_runs = peak_kernels.runs_of_pixels(row, col, first)
+    found = peak_kernels.groups(row, col, weight, first, n_runs, group, size, maxima, ends)
+    wanted = naive_groups(lit)
+    assert found == len(wanted)
+    assert size[:found].tolist() == [len(each) for each in wanted]
+    number = {pixel: k for k, each in enumerate(wanted) for pixel in each}
+    lengths = np.diff(first[: n_runs + 1])
+    assert np.repeat(group[:n_runs], lengths).tolist() == [number[pixel] for pixel in lit]
+    tops = [i for run in range(n_runs) for i in maxima[first[run] : ends[run]]]
+    assert tops == [i for i, pixel in enumerate(lit) if is_maximum(lit, pixel)]
 
 
-@given(st.lists(st.integers(-1, 4)))
-def test_count_labels_counts(labels):
-    labels = [each for each in labels if each >= 0]
+@settings(max_examples=60)
+@given(data=st.data())
+def test_smoothing_is_nine_weights_in_their_order(data):
+    shape = data.draw(shapes())
+    image = data.draw(images(shape, "float64")) * data.draw(st.sampled_from([1.0, 0.1, 1e6 / 3]))
+    row, col, weight, lit = listed(image)
+    lines, places = np.zeros((3, shape[1] + 2), np.float32), np.zeros((3, shape[1] + 2), np.int32)
+    smoothed = np.empty(len(row), np.float32)
+    start = np.empty(len(row) + 1, np.int32)
+    peak_kernels.smooth(row, col, weight.astype(np.float32), start, lines, places, smoothed)
+    assert smoothed.tolist() == list(naive_smooth(lit).values())
+    assert not lines.any()
+
+
+@settings(max_examples=60)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@given(data=st.data())
+def test_climbing_ends_on_the_same_maximum(dtype, data):
+    shape = data.draw(shapes())
+    row, col, weight, lit = listed(data.draw(images(shape, top=data.draw(st.sampled_from([2, 9])))))
+    lines, places = np.full((3, shape[1] + 2), -np.inf, dtype), np.zeros((3, shape[1] + 2), np.int32)
+    top, start = np.empty(len(row), np.int32), np.empty(len(row) + 1, np.int32)
+    peak_kernels.climb(row, col, weight.astype(dtype), start, lines, places, top)
+    values = {pixel: w for pixel, (_, w) in lit.items()}
+    pixels = list(lit)
+    assert [pixels[i] for i in top] == [naive_climb(values, pixel) for pixel in pixels]
+    assert np.isneginf(lines).all()
+
+
+@given(st.lists(st.tuples(st.integers(-1, 4), st.booleans())))
+def test_count_labels_counts_what_is_marked(pairs):
+    labels, marked = np.array([p[0] for p in pairs], np.int32), np.array([p[1] for p in pairs], np.bool_)
     counts = np.zeros(5, np.int32)
-    kernels.count_labels(np.array(labels, np.int32), counts)
-    assert counts.tolist() == [labels.count(k) for k in range(5)]
+    peak_kernels.count_labels(labels, marked, counts)
+    assert counts.tolist() == [pairs.count((k, True)) for k in range(5)]
+
+
+@settings(max_examples=30)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("n_cols", [1, 63, 64, 65, 130, 192])
+@given(data=st.data())
+def test_runs_of_wide_rows(dtype, n_cols, data):
+    image = data.draw(images((data.draw(st.integers(1, 3)), n_cols), dtype))
+    whole_rows = data.draw(st.booleans())
+    cut = data.draw(images((1 if whole_rows else len(image), n_cols), dtype, top=5))
+    top, sentinels = image.dtype.type(data.draw(st.sampled_from([7, 200]))), data.draw(st.sampled_from([(), (6, 3)]))
+    lit = (image > cut) & (image <= top) & ~np.isin(image, sentinels)
+    row, col, first = np.empty(lit.size, np.int32), np.empty(lit.size, np.int32), np.empty(lit.size + 1, np.int32)
+    n_runs, n = lit_kernels.lit_runs(image, cut, top, np.array(sentinels, dtype), row, col, first)
+    assert n == lit.sum() == first[n_runs]
+    lengths = np.diff(first[: n_runs + 1])
+    found = [(r, c + k) for r, c, m in zip(row, col, lengths, strict=False) for k in range(m)]
+    assert found == list(zip(*np.nonzero(lit), strict=True))
+    starts = np.diff(lit.astype(int), axis=1, prepend=0) == 1
+    assert n_runs == starts.sum()
+    # With less room the numbers are the same, and nothing is written beyond it.
+    short, end = np.full(n_runs // 2 + 1, -7, np.int32), np.empty(n_runs // 2 + 1, np.int32)
+    room = len(short) - 1
+    assert lit_kernels.lit_runs(image, cut, top, np.array(sentinels, dtype), short[:room], col[:room], end) == (
+        n_runs,
+        n,
+    )
+    assert short[room] == -7
 
 
 @settings(max_examples=60)

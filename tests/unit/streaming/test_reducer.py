@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from naive import naive_reduce
 from unit.streaming.strategies import DTYPES, images, recipes, sparse, sweeps
 
-from hedmlive.streaming import TABLES, Frame, FrameError, Recipe, Reducer, digest, join, tables_with_roles
+from hedmlive.streaming import TABLES, Corrections, Frame, FrameError, Recipe, Reducer, digest, join, tables_with_roles
 
 
 def pushed(frames, recipe, **given_):
@@ -45,7 +45,7 @@ def test_it_is_its_naive_twin(frames, recipe, data):
     mask = data.draw(st.none() | images(shape, "uint8", top=1))
     dark = data.draw(st.none() | images(shape, "float64").map(lambda each: each / 4))
     recipe = replace(recipe, background="constant" if dark is None else "dark")
-    batches = pushed(frames, recipe, dark=dark, mask=mask)
+    batches = pushed(frames, recipe, corrections=Corrections(dark=dark, mask=mask))
     assert_same(in_order(batches), naive_reduce(frames, recipe, dark, mask))
 
 

@@ -1,0 +1,105 @@
+"""Peak finders by name: what turns a frame into peaks, found through the entry points ``hedmlive.peak_finders``."""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+from .background import Background
+from .corrections import Prepared
+from .errors import SettingsError
+from .frame import Frame
+from .peaks import PeakFinder, PeaksOfFrame
+from .recipe import Recipe
+
+GROUP = "hedmlive.peak_finders"
+"""Entry points of finders: name to a `FinderMaker`."""
+
+
+class Finder(Protocol):
+    """Finds the peaks of the frames of one detector, which come one by one in the order of their numbers."""
+
+    def push(self, frame: Frame) -> PeaksOfFrame:
+        """Return the peaks of one frame; its image is corrected by the transforms already.
+
+        Raises
+        ------
+        FrameError
+            The frame cannot be reduced; the finder goes on with the next.
+        """
+        ...
+
+
+class FinderMaker(Protocol):
+    """Makes a finder, for each reduction one; and one for 4 x 4 pixels beforehand, to see whether the recipe is right."""
+
+    def __call__(self, recipe: Recipe, prepared: Prepared) -> Finder:
+        """Return a finder.
+
+        Parameters
+        ----------
+        recipe
+            Every number that decides; `Recipe.finder_options` holds what only this finder knows.
+        prepared
+            Shape of the frames, background, flat field and invalid pixels. Its dark is the background to begin with,
+            whatever `Recipe.background` it comes from; none if that is ``constant``.
+
+        Raises
+        ------
+        SettingsError
+            The recipe does not suit this finder.
+        """
+        ...
+
+
+def finder_maker(name: str) -> FinderMaker:
+    """Return what makes the finders of this name.
+
+    Raises
+    ------
+    SettingsError
+        No installed package has one of this name, or it cannot be imported.
+    """
+    known = {each.name: each for each in entry_points(group=GROUP)}
+    if name not in known:
+        raise SettingsError(f"recipe: finder is {name!r}; installed are {', '.join(sorted(known)) or 'none'}")
+    return _loaded(known[name])
+
+
+def _loaded(entry: EntryPoint) -> FinderMaker:
+    try:
+        return entry.load()
+    except ImportError as error:
+        raise SettingsError(
+            f"recipe: finder {entry.name!r} cannot be imported: {error}; install what it needs"
+        ) from None
+
+
+def options_of(recipe: Recipe, known: tuple[str, ...]) -> dict[str, Any]:
+    """Return `Recipe.finder_options` as keyword arguments: lists have become tuples.
+
+    Raises
+    ------
+    SettingsError
+        There is one that is not known.
+    """
+    foreign = sorted(set(recipe.finder_options) - set(known))
+    if foreign:
+        raise SettingsError(
+            f"recipe: finder {recipe.finder!r} has no option {', '.join(foreign)}; it has {', '.join(known) or 'none'}"
+        )
+    return {name: tuple(each) if isinstance(each, list) else each for name, each in recipe.finder_options.items()}
+
+
+class ThresholdFinder:
+    """The finder ``threshold``: pixels above background + threshold."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
+        options_of(recipe, ())
+        self._background = Background(recipe, dark=prepared.dark, mask=prepared.invalid, flat=prepared.flat)
+        self._peaks = PeakFinder(recipe)
+        self._edge = prepared.edge
+
+    def push(self, frame: Frame) -> PeaksOfFrame:
+        """Return the peaks of one frame."""
+        lit = self._background.push(frame.image)
+        level = self._background.level
+        return self._peaks.push(frame.frame, frame.omega, lit, edge=self._edge, level=level)
