@@ -8,7 +8,7 @@ from scipy import ndimage
 from . import filter_kernels
 from .background import LitPixels
 from .errors import FrameError, SettingsError
-from .filters import ImageForm, level_image, mean_level
+from .filters import FAINT, ImageForm, level_image, mean_level
 from .frame import SparseImage
 
 # Of each zone so many pixels, evenly spread, tell its level and noise: the noise is then known to 4 %.
@@ -138,7 +138,8 @@ class AdaptiveLit:
             row=row,
             col=col,
             raw=values,
-            intensity=values.astype(np.float64) - below,
+            # Rounding can take away all that a pixel has more than a level without noise.
+            intensity=np.maximum(values.astype(np.float64) - below, FAINT),
         )
 
     def _levels(self, raw: np.ndarray, zones: _Zones) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,10 @@ from . import filter_kernels
 from .errors import FrameError, SettingsError
 from .frame import SparseImage
 
+FAINT = 2.0**-10
+"""What a lit pixel without counts of its own weighs: too little to move a sum, and a power of two, so that sums of
+whole counts stay exact. An intensity of 0 or less would make centroids meaningless."""
+
 _LARGEST_SIGMA = 20.0
 # Weights are whole multiples of this. Sums of counts below 2^16 (halves too) times two of them are exact in float64,
 # so that no order of summation, and no machine, can change a bit of what is lit.

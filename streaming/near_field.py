@@ -7,15 +7,21 @@ from scipy import ndimage
 
 from .background import LitPixels
 from .errors import FrameError, SettingsError
-from .filters import ImageForm, filled, gaussian, is_sigma, laplacian_of_gaussian, level_image, mean_level, median_3x3
+from .filters import (
+    FAINT,
+    ImageForm,
+    filled,
+    gaussian,
+    is_sigma,
+    laplacian_of_gaussian,
+    level_image,
+    mean_level,
+    median_3x3,
+)
 from .frame import SparseImage
 from .tables import Columns
 
 Filter = Literal["none", "gaussian", "log"]
-
-# What a lit pixel without counts of its own weighs: too little to move a sum, and a power of two, so that sums of
-# whole counts stay exact.
-FAINT = 2.0**-10
 
 
 class NearFieldLit:

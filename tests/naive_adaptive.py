@@ -116,7 +116,7 @@ def naive_adaptive(image, *, n_sigma, beam_centre, n_bins, window, cycles, noise
             else (between(levels, window, *p), between(cuts, window, *p))
         )  # fmt: skip
         if math.isfinite(raw[p]) and raw[p] not in sentinels and raw[p] - under[p] > limit:
-            lit[p] = (float(raw[p]), float(raw[p]) - (mine + under[p]))
+            lit[p] = (float(raw[p]), max(float(raw[p]) - (mine + under[p]), 2.0**-10))
     total = seen = dark_total = 0.0
     for mean, count in zip(level, weight, strict=True):
         if not math.isnan(mean):

@@ -71,12 +71,12 @@ def naive_near_field(
     invalid,
     sentinels,
     *,
-    filter,
+    filter,  # noqa: A002
     sigma,
     medians,
     rim,
     fill_holes,
-    fraction,  # noqa: A002
+    fraction,
 ):
     """(row, col) to (raw, intensity), in raster order."""
     raw = {(r, c): v for r, line in enumerate(image.tolist()) for c, v in enumerate(line)}

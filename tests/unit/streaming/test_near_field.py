@@ -11,8 +11,8 @@ from scipy import ndimage
 from unit.streaming.strategies import DTYPES, LAYOUTS, images, in_layout, shapes, sparse
 
 from hedmlive.streaming import FrameError, PeakFinder, Recipe, SettingsError, SparseImage
-from hedmlive.streaming.filters import filled, gaussian, laplacian_of_gaussian
-from hedmlive.streaming.near_field import FAINT, NearFieldLit, binarised
+from hedmlive.streaming.filters import FAINT, filled, gaussian, laplacian_of_gaussian
+from hedmlive.streaming.near_field import NearFieldLit, binarised
 
 MIDAS = {"filter": "log", "sigma": (1.5, 1.0), "medians": 1, "rim": 1, "fill_holes": True}
 HEXOMAP = {"filter": "log", "sigma": 1.5, "medians": 2, "fill_holes": True, "fraction": 0.1}
