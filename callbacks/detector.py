@@ -1,19 +1,19 @@
 """The reduction of one detector of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from ..streaming import FrameError, Reducer, SettingsError, tables_with_roles
+from ..streaming import Corrections, FrameError, Recipe, Reducer, bad_pixels, finder_for, median_of, tables_with_roles
+from .images import load_image, load_stack
 from .pending import Held, Pending
 from .readers import Image
-from .settings import Settings
+from .settings import DetectorSettings, Settings
 
 
 class DetectorReduction:
-    """The reduction of one detector: its darks, and the reducer that is made when they are settled.
+    """The reduction of one detector: its background, and the reducer that is made when that is settled.
 
     Parameters
     ----------
@@ -27,15 +27,20 @@ class DetectorReduction:
     Raises
     ------
     SettingsError
-        The file of the dark or the mask cannot be read.
+        The file of the dark, flat field or mask cannot be read, or they do not fit each other; or the recipe names a
+        peak finder that is not there, or does not suit it.
     """
 
     def __init__(self, settings: Settings, number: int, make: Callable[..., Reducer] = Reducer) -> None:
         self._settings = settings
         self._detector = settings.detectors[number]
         self._make = make
-        self._mask = None if self._detector.mask is None else _load(self._detector.mask)
-        self._dark = None if self._detector.dark is None else _load(self._detector.dark)
+        self._recipe = _with_sentinels(settings.recipe, self._detector)
+        self._corrections = _corrections(settings.recipe, self._detector)
+        self._median = settings.recipe.background in ("median", "running-median")
+        self._tables = tables_with_roles(dict.fromkeys(settings.further_roles, ""))
+        # What does not suit is to be known before the scan.
+        finder_for(self._recipe, flat=self._corrections.flat is not None)
         self._dark_sum: np.ndarray | None = None
         self._n_summed = 0
         self.n_darks = 0
@@ -45,9 +50,19 @@ class DetectorReduction:
         self._reducer: Reducer | None = None
 
     @property
-    def waits_for_darks(self) -> bool:
-        """Whether no dark is known yet that the recipe asks for."""
-        return self._settings.recipe.background == "dark" and self._dark is None and self._reducer is None
+    def waits(self) -> bool:
+        """Whether the background that the recipe asks for is not known yet."""
+        return self._recipe.background != "constant" and self._corrections.dark is None and self._reducer is None
+
+    @property
+    def takes_median(self) -> bool:
+        """Whether the background is the median of the first frames."""
+        return self._median
+
+    @property
+    def enough_held(self) -> bool:
+        """Whether as many frames wait as the median is taken of."""
+        return len(self.held) >= self._recipe.background_frames
 
     @property
     def has_darks(self) -> bool:
@@ -76,23 +91,47 @@ class DetectorReduction:
         self._dark_sum = array if self._dark_sum is None else self._dark_sum + array
         self._n_summed += 1
 
+    def settle_median(self, images: Sequence[Image]) -> bool:
+        """Take the median of the first frames as background; tell whether there was one to be taken.
+
+        Frames of another shape or type than the first, and sparse ones, are left out.
+        """
+        dense = [image for image in images if isinstance(image, np.ndarray)]
+        dense = [image for image in dense if image.shape == dense[0].shape and image.dtype == dense[0].dtype]
+        try:
+            median = median_of(dense)
+        except FrameError:
+            return False
+        # Where a pixel never held a number it has no background either.
+        unknown, mask = np.isnan(median), self._corrections.mask
+        mask = unknown if mask is None or mask.shape != unknown.shape else unknown | (mask != 0)
+        self._corrections = replace(self._corrections, dark=np.where(unknown, 0.0, median), mask=mask)
+        return True
+
     def reducer(self) -> Reducer:
-        """Return the reducer; from the first call on, darks are settled."""
+        """Return the reducer; from the first call on, the background is settled."""
         if self._reducer is None:
-            dark = self._dark
-            if self._settings.recipe.background == "dark" and dark is None and self._dark_sum is not None:
-                dark = self._dark_sum / self._n_summed
-            wanted = self._settings.recipe.background == "dark"
-            tables = tables_with_roles(dict.fromkeys(self._settings.further_roles, ""))
-            self._reducer = self._make(
-                self._settings.recipe, dark=dark if wanted else None, mask=self._mask, tables=tables
-            )
+            if self._recipe.background == "dark" and self._corrections.dark is None and self._dark_sum is not None:
+                self._corrections = replace(self._corrections, dark=self._dark_sum / self._n_summed)
+            self._reducer = self._make(self._recipe, corrections=self._corrections, tables=self._tables)
         return self._reducer
 
 
-def _load(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise SettingsError(f"detectors: {path} cannot be read ({why}); wanted a .npy file") from None
+def _with_sentinels(recipe: Recipe, detector: DetectorSettings) -> Recipe:
+    """Return the recipe with the counts by which the detector marks pixels."""
+    marks = (detector.bad_intensity, detector.gap_intensity)
+    return replace(recipe, sentinels=recipe.sentinels + tuple(mark for mark in marks if mark is not None))
+
+
+def _corrections(recipe: Recipe, detector: DetectorSettings) -> Corrections:
+    wanted = recipe.background == "dark" and detector.dark is not None
+    dark = load_image(detector.dark, reduce="mean") if wanted and detector.dark is not None else None
+    flat = None if detector.flat is None else load_image(detector.flat, reduce="mean")
+    mask = None if detector.mask is None else load_image(detector.mask)
+    marks = {"bad_intensity": detector.bad_intensity, "gap_intensity": detector.gap_intensity}
+    if any(mark is not None for mark in marks.values()):
+        for spec in (detector.dark, detector.mask):
+            if spec is not None:
+                marked = bad_pixels(load_stack(spec), **marks)
+                mask = marked if mask is None else marked | (mask != 0)
+    return Corrections(dark=dark, flat=flat, mask=mask, transforms=detector.transforms, panels=detector.panels)

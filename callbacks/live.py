@@ -365,7 +365,7 @@ def _tiled_sink(settings: Settings) -> SinkMaker:
 
 def _warm(settings: Settings) -> None:
     """Compile the kernels and import the clients beforehand, so that the first frame does not wait for them."""
-    Reducer.warm(np.uint16)
+    Reducer.warm(np.uint16, settings.recipe)
     if settings.tiled is not None:
         preload_sink("tiled")
     # For references of the older kind. Imported here, because it takes seconds, and when a session ends before its

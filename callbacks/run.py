@@ -121,12 +121,14 @@ class RunReduction:
         self._take(self._assembled("the end", self._assembler.flush), self._clock())
         self.progress.n_rejected += self._assembler.n_lost
         for number, detector in enumerate(self._detectors):
+            if detector.held and detector.takes_median:
+                self._settle_median(detector)
             if detector.held and detector.has_darks:
                 self._reduce_held(detector)
             if detector.held:
                 self.problems.add("dark-missing", "background is dark, but no dark frame came; no frame is reduced")
                 self.progress.n_rejected += len(detector.held)
-            elif not detector.waits_for_darks:
+            elif not detector.waits:
                 self._flush_detector(number, detector)
         self.progress.n_open = 0
         digests = self._finish_reduced()
@@ -164,8 +166,10 @@ class RunReduction:
             if frame.is_dark:
                 detector.n_darks += 1
                 self._guarded(frame, lambda f=frame, d=detector: d.add_dark(self._image(f)))
-            elif detector.waits_for_darks:
+            elif detector.waits:
                 detector.hold(frame, came)
+                if detector.takes_median and detector.enough_held:
+                    self._settle_median(detector)
             else:
                 self._reduce(frame, came)
         for number, detector in enumerate(self._detectors):
@@ -177,15 +181,31 @@ class RunReduction:
         for frame, came in held:
             self._reduce(frame, came)
 
+    def _settle_median(self, detector: DetectorReduction) -> None:
+        """Take the median of the frames that wait, and reduce them."""
+        held, detector.held = detector.held, []
+        # Read once: what the median was taken of is what is reduced.
+        frames = [self._guarded(pending, lambda p=pending: self._frame(p)) for pending, _ in held]
+        if not detector.settle_median([frame.image for frame in frames if frame is not None]):
+            self.problems.add("frame", f"none of {len(held)} first frames is an image to take the median of")
+            frames = [None] * len(held)
+        for (pending, came), frame in zip(held, frames, strict=True):
+            if frame is None:
+                self._remember(pending)
+                self.progress.n_rejected += 1
+            else:
+                self._reduce(pending, came, frame)
+
     def _flush_detector(self, number: int, detector: DetectorReduction) -> None:
         try:
             self._write(number, detector.reducer().flush())
         except Exception as error:
             self.problems.add("reducer", f"the last tracks cannot be closed: {_why(error)}")
 
-    def _reduce(self, pending: Pending, came: float) -> None:
+    def _reduce(self, pending: Pending, came: float, frame: Frame | None = None) -> None:
         self._remember(pending)
-        batches = self._guarded(pending, lambda: self._detectors[pending.detector].reducer().push(self._frame(pending)))
+        reducer = self._detectors[pending.detector].reducer
+        batches = self._guarded(pending, lambda: reducer().push(frame or self._frame(pending)))
         if batches is None:
             self.progress.n_rejected += 1
             return

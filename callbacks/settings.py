@@ -29,9 +29,20 @@ class DetectorSettings(_Model):
     image: str
     "Data key of its image."
     dark: Path | None = None
-    "File (.npy) of the mean dark frame; with `background: dark` and no file, the run's dark stream is used."
+    "File of dark frames (.npy, TIFF, or `file.h5:/path/to/dataset`); of several the mean is taken. With \
+`background: dark` and no file, the run's dark stream is used."
+    flat: Path | None = None
+    "File of the flat field: the relative response of each pixel."
     mask: Path | None = None
-    "File (.npy), 0 where a pixel is valid."
+    "File of the mask, 0 where a pixel is valid."
+    bad_intensity: int | None = None
+    "Counts by which the detector marks a bad pixel in any image, as MIDAS `BadPxIntensity`."
+    gap_intensity: int | None = None
+    "Counts by which it marks the gaps between its modules, as MIDAS `GapIntensity`."
+    transforms: tuple[Literal[0, 1, 2, 3], ...] = ()
+    "How its images are turned before all else, as MIDAS `ImTransOpt`: 1 mirror columns, 2 mirror rows, 3 transpose."
+    panels: tuple[tuple[int, int, int, int], ...] = ()
+    "[row_min, row_end, col_min, col_end] of each panel of the turned image; what lies outside all is masked."
 
 
 class ArchiveSettings(_Model):

@@ -12,7 +12,7 @@ from .errors import (
     ReplayError,
     SettingsError,
 )
-from .finders import Finder, FinderMaker, ThresholdFinder, finder_maker
+from .finders import Finder, FinderMaker, ThresholdFinder, finder_for, options_of
 from .frame import Frame, SparseImage
 from .linking import OverlapLinker, Position
 from .medians import RunningMedian, median_of
@@ -56,8 +56,9 @@ __all__ = [
     "Tracker",
     "bad_pixels",
     "digest",
-    "finder_maker",
+    "finder_for",
     "join",
     "median_of",
+    "options_of",
     "tables_with_roles",
 ]

@@ -1,5 +1,7 @@
 """The peak finder ``noise-adaptive``."""
 
+from typing import Any
+
 from .adaptive import AdaptiveLit
 from .background import check_flood
 from .corrections import Prepared
@@ -19,7 +21,7 @@ class AdaptiveFinder:
     """
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
-        options = {"n_sigma": 5.0, **options_of(recipe, _OPTIONS)}
+        options: dict[str, Any] = {"n_sigma": 5.0, **options_of(recipe, _OPTIONS)}
         if prepared.flat is not None:
             raise SettingsError("recipe: finder 'noise-adaptive' takes no flat field: it measures the level itself")
         try:

@@ -3,8 +3,10 @@
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
+import numpy as np
+
 from .background import Background
-from .corrections import Prepared
+from .corrections import Corrections, Prepared
 from .errors import SettingsError
 from .frame import Frame
 from .peaks import PeakFinder, PeaksOfFrame
@@ -29,7 +31,7 @@ class Finder(Protocol):
 
 
 class FinderMaker(Protocol):
-    """Makes a finder, for each reduction one; and one for 4 x 4 pixels beforehand, to see whether the recipe is right."""
+    """Makes a finder for a reduction; and beforehand one for 4 x 4 pixels, to see whether the recipe suits it."""
 
     def __call__(self, recipe: Recipe, prepared: Prepared) -> Finder:
         """Return a finder.
@@ -62,6 +64,28 @@ def finder_maker(name: str) -> FinderMaker:
     if name not in known:
         raise SettingsError(f"recipe: finder is {name!r}; installed are {', '.join(sorted(known)) or 'none'}")
     return _loaded(known[name])
+
+
+def finder_for(recipe: Recipe, *, flat: bool) -> FinderMaker:
+    """Return what makes the finders of a recipe, once it has shown on 4 x 4 pixels that the recipe suits it.
+
+    Parameters
+    ----------
+    recipe
+        Every number that decides.
+    flat
+        Whether there is a flat field.
+
+    Raises
+    ------
+    SettingsError
+        The recipe names a finder that is not installed, or does not suit it.
+    """
+    make = finder_maker(recipe.finder)
+    tiny = np.ones((4, 4))
+    dark = None if recipe.background == "constant" else tiny
+    make(recipe, Corrections(dark=dark, flat=tiny if flat else None).prepared((4, 4)))
+    return make
 
 
 def _loaded(entry: EntryPoint) -> FinderMaker:

@@ -40,7 +40,7 @@ def _without(word: Any, raw: Array, i: int, sentinels: Array) -> Any:
 @njit(nogil=True, cache=True)
 def lit_runs(
     raw: Array, cut: Array, top: Any, sentinels: Array, row: Array, col: Array, first: Array
-) -> tuple[int, int]:
+) -> tuple[int, Any]:
     """Find the runs of lit pixels, ``cut < raw <= top`` and no sentinel, in raster order.
 
     raw (rows, columns) and cut (rows or 1, columns) are C-contiguous and of one type. Written are the row and the first

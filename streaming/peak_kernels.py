@@ -35,8 +35,8 @@ def _root(parent: Array, i: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _keep_maxima(
-    col: Array, weight: Array, candidate: Array, a: int, b: int, start: int, end: int, shift: int, equal: bool
-) -> int:
+    col: Array, weight: Array, candidate: Array, a: int, b: Any, start: Any, end: Any, shift: Any, equal: bool
+) -> Any:
     """Keep of the candidates a ... b those that no touching pixel of another row's run exceeds; return the new b.
 
     The other run covers the columns start ... end - 1 and column c lies at index c + shift. With equal, a pixel that
@@ -281,7 +281,7 @@ def nearest_maximum(
 
 @njit(nogil=True, cache=True)
 def flat_tops(row: Array, col: Array, weight: Array, start: Array, lines: Array, places: Array, is_top: Array) -> None:
-    """Mark the pixels that no 8-neighbour exceeds; of a flat top that is every pixel. Arguments are those of `climb`."""
+    """Mark the pixels that no 8-neighbour exceeds: of a flat top all. The other arguments are those of `climb`."""
     n_rows = _rows(row, start)
     nothing = lines[0, 0]
     for k in range(n_rows):
@@ -310,7 +310,7 @@ def flat_tops(row: Array, col: Array, weight: Array, start: Array, lines: Array,
 def number_tops(
     top: Array, first: Array, n_runs: int, number: Array, seen: Array, stretch: Array, label: Array
 ) -> tuple[int, int]:
-    """Number the parts of the groups that are kept, by their first pixel; return how many stretches and parts there are.
+    """Number the parts of the groups that are kept, by their first pixel; return how many stretches and parts.
 
     top is what each pixel belongs to, number that of each run's group, -1 where it is dropped. Written are the first
     pixel of each stretch of a run that belongs to one part, and its part; seen (n) is room to work in.

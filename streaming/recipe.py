@@ -68,7 +68,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         wanted = (
-            ("finder", isinstance(self.finder, str) and self.finder != "", "the name of a peak finder"),
+            ("finder", _is_name(self.finder), "the name of a peak finder"),
             ("finder_options", _plain_mapping(self.finder_options), "names and plain values"),
             ("background", self.background in get_args(BackgroundKind), " or ".join(get_args(BackgroundKind))),
             ("background_level", _number(self.background_level), "a finite number"),
@@ -120,6 +120,10 @@ class Recipe:
             return cls(**given)
         except TypeError as error:
             raise SettingsError(f"recipe: {error}") from None
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _plain_mapping(value: object) -> bool:

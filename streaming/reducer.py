@@ -1,5 +1,6 @@
 """The reducer: frames in, column batches out. It composes background, peaks, links and tracks."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -7,8 +8,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .corrections import Corrections
-from .errors import FrameError
-from .finders import Finder, finder_maker
+from .errors import FrameError, SettingsError
+from .finders import Finder, finder_for
 from .frame import Frame, SparseImage
 from .linking import OverlapLinker, Position
 from .peaks import PeaksOfFrame
@@ -48,10 +49,10 @@ class Reducer:
         self._frames_table = (tables or TABLES)["frames"]
         self._recipe = recipe
         self._corrections = corrections or Corrections()
-        self._make_finder = finder_maker(recipe.finder)
-        # What does not suit is to be known before the scan, not with its first frame.
-        tiny = None if self._corrections.dark is None else np.zeros((4, 4))
-        self._make_finder(recipe, Corrections(dark=tiny).prepared((4, 4)))
+        if (recipe.background == "constant") != (self._corrections.dark is None):
+            given = "no" if self._corrections.dark is None else "a"
+            raise SettingsError(f"recipe: background is {recipe.background!r} and {given} dark frame was given")
+        self._make_finder = finder_for(recipe, flat=self._corrections.flat is not None)
         self._finder: Finder | None = None
         self._linker = OverlapLinker(recipe)
         self._tracker = Tracker(wrap=recipe.wrap)
@@ -92,7 +93,7 @@ class Reducer:
         return _filled({"links": links, **closed})
 
     @staticmethod
-    def warm(dtype: DTypeLike) -> None:
+    def warm(dtype: DTypeLike, recipe: Recipe | None = None) -> None:
         """Compile everything for frames of one type, so that the first frame does not wait for the compiler.
 
         No reducer is touched: this may run in any thread, before there is one.
@@ -101,17 +102,27 @@ class Reducer:
         ----------
         dtype
             Type of a count.
+        recipe
+            What they are reduced with; none stands for the plainest.
 
         Raises
         ------
         FrameError
             Frames of this type cannot be reduced.
+        SettingsError
+            The recipe names a finder that is not installed, or does not suit it.
         """
-        image = np.ones((2, 2), dtype)
-        some = np.arange(2, dtype=np.int32)
-        sparse = SparseImage(shape=(2, 2), row=some, col=some, value=image[0])
-        for each in (image, sparse):
-            reducer = Reducer(Recipe(threshold=0))
+        recipe = recipe or Recipe(threshold=0)
+        image = np.full((4, 4), 100, dtype)
+        some = np.arange(4, dtype=np.int32)
+        images: list[np.ndarray | SparseImage] = [image]
+        if recipe.finder == "threshold" and recipe.background in ("constant", "dark"):
+            images.append(SparseImage(shape=(4, 4), row=some, col=some, value=image[0]))
+        # Whole numbers and others take different ways.
+        darks = [None] if recipe.background == "constant" else [np.zeros((4, 4)), np.full((4, 4), 0.5)]
+        recipe = replace(recipe, threshold=0, max_lit=100, sentinels=())
+        for each, dark in itertools.product(images, darks):
+            reducer = Reducer(recipe, corrections=Corrections(dark=dark))
             for number in range(3):
                 reducer.push(Frame(frame=number, point=number, image=each, omega_start=number, omega_end=number + 1))
             reducer.flush()
@@ -125,10 +136,10 @@ class Reducer:
     def _turned(self, frame: Frame) -> Frame:
         if not self._corrections.transforms:
             return frame
-        image = frame.image
-        sparse = isinstance(image, SparseImage)
-        turn = self._corrections.transformed_sparse if sparse else self._corrections.transformed
-        return replace(frame, image=turn(image))
+        image, corrections = frame.image, self._corrections
+        if isinstance(image, SparseImage):
+            return replace(frame, image=corrections.transformed_sparse(image))
+        return replace(frame, image=corrections.transformed(image))
 
     def _frame_row(self, frame: Frame, found: PeaksOfFrame) -> Columns:
         values: dict[str, float] = {

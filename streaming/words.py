@@ -18,7 +18,7 @@ _I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
 @intrinsic
-def lit_word(typing: Any, raw: Any, i: Any, cut: Any, j: Any, top: Any) -> Any:
+def _lit_word(typing: Any, raw: Any, i: Any, cut: Any, j: Any, top: Any) -> Any:
     """Compare 64 pixels; bit k of the result is ``cut[j + k] < raw[i + k] <= top``, and 0 where raw is NaN.
 
     raw and cut are one-dimensional, contiguous and of one type, and hold 64 values from i and j on.
@@ -49,7 +49,7 @@ def lit_word(typing: Any, raw: Any, i: Any, cut: Any, j: Any, top: Any) -> Any:
 
 
 @intrinsic
-def trailing_zeros(typing: Any, word: Any) -> Any:
+def _trailing_zeros(typing: Any, word: Any) -> Any:
     """Count the zeros below the lowest set bit of a word; 64 if none is set."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -59,17 +59,7 @@ def trailing_zeros(typing: Any, word: Any) -> Any:
 
 
 @intrinsic
-def set_bits(typing: Any, word: Any) -> Any:
-    """Count the set bits of a word."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
-@intrinsic
-def prefetch(typing: Any, array: Any, i: Any) -> Any:
+def _prefetch(typing: Any, array: Any, i: Any) -> Any:
     """Ask for the memory of array[i], one-dimensional and contiguous, to be read soon."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -83,3 +73,9 @@ def prefetch(typing: Any, array: Any, i: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
+
+
+# A type checker takes an intrinsic for the function that generates it, with one argument more.
+lit_word: Any = _lit_word
+trailing_zeros: Any = _trailing_zeros
+prefetch: Any = _prefetch
