@@ -47,7 +47,7 @@ class Bench:
         if not is_compressed(data):
             raise SystemExit("the file was not written as wanted")
         self._data, self._frames = data, CompressedFrames(data)
-        self._dark, self._mask = np.floor(scan.dark), scan.mask
+        self._dark, self._mask = np.floor(scan.dark).astype(np.float64), scan.mask
         cut = (self._dark + RECIPE.threshold).astype(data.dtype)
         cut[self._mask != 0] = np.iinfo(cut.dtype).max
         self._chunk_cut = ChunkCut(cut)
@@ -119,7 +119,8 @@ class Bench:
 
     def _lit(self, image: CompressedImage) -> LitPixels:
         row, col, raw = self._chunk_cut.push(image.chunk)
-        return LitPixels(shape=image.shape, row=row, col=col, raw=raw, intensity=raw - self._dark[row, col])
+        dark = self._dark.reshape(-1).take(row * np.int64(image.shape[1]) + col)
+        return LitPixels(shape=image.shape, row=row, col=col, raw=raw, intensity=raw - dark)
 
 
 def main() -> None:

@@ -65,8 +65,8 @@ def decompress(chunk: Chunk, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     block, n_blocked = _blocks(data, n_pixels, size)
     numbers = out.reshape(-1).view(np.uint8).reshape(n_pixels, size)
     scratch = np.empty(block * size + kernels.SLACK, np.uint8)
-    octets = np.empty((size, block // 8), np.uint64)
-    end = kernels.unpack(data, _HEADER, block, n_blocked, scratch, octets, numbers)
+    parts = np.empty((size, -(-block // 64) * 64), np.uint8)
+    end = kernels.unpack(data, _HEADER, block, n_blocked, scratch, parts, numbers)
     numbers[n_blocked:] = _rest(data, end, (n_pixels - n_blocked) * size).reshape(-1, size)
     return out
 
