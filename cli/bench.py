@@ -2,12 +2,12 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import h5py
 import hdf5plugin  # noqa: F401  # pyright: ignore[reportUnusedImport]  # HDF5 finds its filters
@@ -17,21 +17,27 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from ..callbacks.chunks import CompressedFrames, is_compressed
 from ..streaming import (
     ArchiveError,
     Background,
+    Corrections,
+    Finder,
     Frame,
     OverlapLinker,
     PeakFinder,
+    PeaksOfFrame,
     Position,
     Recipe,
     Reducer,
     SettingsError,
     Tracker,
+    finder_for,
 )
 from .display import console, error_console
 
 Array = NDArray[Any]
+Given = ParamSpec("Given")
 T = TypeVar("T")
 
 DTYPES = ("uint8", "uint16", "uint32", "int32", "float32")
@@ -40,8 +46,6 @@ _BACKGROUND, _NOISE, _HEIGHT = 100.0, 5.0, 2000.0
 _SIMULATED = Recipe(background_level=_BACKGROUND, threshold=60, min_pixels=2)
 _STEP = 0.25  # degrees
 _ROUNDS = 3
-_BITSHUFFLE = 32008
-"Number that the HDF Group gave to the filter bitshuffle, with lz4 or zstd behind it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,38 +82,41 @@ class Measurement:
     def run(self, n_threads: int) -> None:
         """Take every frame through every stage once.
 
-        Each stage goes over all frames before the next begins: a frame that the stage before has just read would lie
-        in the processor's cache.
+        The comparison, the stages one after the other, and the whole each go over all frames before the next begins: a
+        frame that was read just before would lie in the processor's cache. What a stage gives is dropped as soon as the
+        next has seen it, as in a run.
         """
         scene = self.scene
         frames, recipe = scene.frames, scene.recipe
         cut = whole_cut(frames[0].image, recipe, scene.dark)
+        for frame in frames:
+            self._timed("compare only", compare_only, np.asarray(frame.image), cut)
+        if scene.read is not None:
+            for number in range(len(frames)):
+                self._timed(f"reading ({scene.compression})", scene.read, number)
         background, finder = Background(recipe, dark=scene.dark), PeakFinder(recipe)
         linker, tracker = OverlapLinker(recipe), Tracker(wrap=recipe.wrap)
-        whole = Reducer(recipe, dark=scene.dark)
-        places = [Position.of(frame) for frame in frames]
-        self._timed("compare only", lambda frame: compare_only(frame.image, cut), frames)
-        if scene.read is not None:
-            self._timed(f"reading ({scene.compression})", scene.read, range(len(frames)))
-        lit = self._timed("lit pixels", lambda frame: background.push(frame.image), frames)
-        found = self._timed("peaks", lambda frame, lit: finder.push(frame.frame, frame.omega, lit), frames, lit)
-        links = self._timed("links", linker.push, places, found)
-        self._timed("tracks", tracker.push, places, found, links)
-        self._timed("whole reducer", whole.push, frames)
-        threads = "thread" if n_threads == 1 else "threads"
-        self.seconds.setdefault(f"lit pixels and peaks, {n_threads} {threads}", []).append(
-            in_threads(frames, n_threads, lambda: search(recipe, scene.dark))
+        self.n_peaks = 0
+        for frame in frames:
+            position = Position.of(frame)
+            lit = self._timed("lit pixels", background.push, frame.image)
+            found = self._timed("peaks", finder.push, frame.frame, frame.omega, lit)
+            links = self._timed("links", linker.push, position, found)
+            self._timed("tracks", tracker.push, position, found, links)
+            self.n_peaks += len(found.peaks["peak"])
+        whole = Reducer(recipe, corrections=Corrections(dark=scene.dark))
+        for frame in frames:
+            self._timed("whole reducer", whole.push, frame)
+        what = "finding peaks" if scene.read is None else "reading and finding"
+        self.seconds.setdefault(f"{what}, threads: {n_threads}", []).append(
+            in_threads(frames, n_threads, lambda: search(recipe, scene.dark, read=scene.read))
         )
-        self.n_peaks = sum(len(each.peaks["peak"]) for each in found)
 
-    def _timed(self, stage: str, work: Callable[..., T], *columns: Iterable[Any]) -> list[T]:
-        seconds, results = self.seconds.setdefault(stage, []), list[T]()
-        for given in zip(*columns, strict=True):
-            start = time.perf_counter()
-            result = work(*given)
-            seconds.append(time.perf_counter() - start)
-            results.append(result)
-        return results
+    def _timed(self, stage: str, work: Callable[Given, T], *given: Given.args, **named: Given.kwargs) -> T:
+        start = time.perf_counter()
+        result = work(*given, **named)
+        self.seconds.setdefault(stage, []).append(time.perf_counter() - start)
+        return result
 
 
 @njit(nogil=True, cache=True)
@@ -142,13 +149,26 @@ def whole_cut(image: Any, recipe: Recipe, dark: Array | None) -> Array:
     return np.where(full, info.max, np.floor(np.where(full, 0, level)).astype(image.dtype)).astype(image.dtype)
 
 
-def search(recipe: Recipe, dark: Array | None = None, mask: Array | None = None) -> Callable[[Frame], Any]:
-    """Return what finds the peaks of a frame; each thread needs its own."""
-    background, finder = Background(recipe, dark=dark, mask=mask), PeakFinder(recipe)
-    return lambda frame: finder.push(frame.frame, frame.omega, background.push(frame.image))
+def search(
+    recipe: Recipe, dark: Array | None = None, mask: Array | None = None, *, read: Callable[[int], Array] | None = None
+) -> Callable[[Frame], PeaksOfFrame]:
+    """Return what finds the peaks of a frame, by the recipe's finder, and may read its image again before.
+
+    Each thread needs its own.
+    """
+    make = finder_for(recipe, flat=False)
+    finders: list[Finder] = []
+
+    def find(frame: Frame) -> PeaksOfFrame:
+        if not finders:
+            rows, cols = frame.image.shape
+            finders.append(make(recipe, Corrections(dark=dark, mask=mask).prepared((rows, cols))))
+        return finders[0].push(frame if read is None else replace(frame, image=read(frame.frame)))
+
+    return find
 
 
-def in_threads(frames: Sequence[Frame], n_threads: int, make: Callable[[], Callable[[Frame], Any]]) -> float:
+def in_threads(frames: Sequence[Frame], n_threads: int, make: Callable[[], Callable[[Frame], object]]) -> float:
     """Return the seconds a frame when threads share the frames among them, each with a search of its own."""
     searches = [make() for _ in range(n_threads)]
     for each in searches:
@@ -224,7 +244,7 @@ def open_scene(stack: ExitStack, path: Path, dataset: str, n_frames: int, thresh
         frames=_frames(images),
         recipe=Recipe(background="dark", threshold=threshold),
         dark=np.median(np.stack(images[:9]), axis=0),
-        read=lambda number: found[number],
+        read=_reader(found),
         compression=_compression(found),
     )
 
@@ -236,12 +256,24 @@ def _frames(images: list[Array]) -> tuple[Frame, ...]:
     )
 
 
-def _compression(dataset: h5py.Dataset) -> str:
-    plist = dataset.id.get_create_plist()
-    filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
-    if any(each[0] == _BITSHUFFLE for each in filters):
-        return "bitshuffle"
-    return str(dataset.compression) if dataset.compression else "not compressed" if not filters else "compressed"
+def _reader(data: h5py.Dataset) -> Callable[[int], Array]:
+    """Return what reads one frame, the way that a run's frames are read."""
+    if not is_compressed(data):
+        return lambda number: data[number]
+    packed = CompressedFrames(data)
+
+    def read(number: int) -> Array:
+        image = packed.read(number)
+        return data[number] if image is None else image.dense()
+
+    return read
+
+
+def _compression(data: h5py.Dataset) -> str:
+    if is_compressed(data):
+        return "bitshuffle-lz4"
+    n_filters = data.id.get_create_plist().get_nfilters()
+    return str(data.compression or "compressed") if n_filters else "not compressed"
 
 
 # ---------------------------------------------------------------- what people see

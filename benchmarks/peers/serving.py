@@ -28,8 +28,8 @@ def serve(searches: dict[str, Prepare], others: dict[str, Callable[[Path], None]
     """Answer requests until standard input ends.
 
     ``{"folder": F, "search": NAME, "frames": N}`` searches the first N frames of F/frames.npy one by one; the answer
-    holds the seconds of each, and the peaks are written to F/NAME.npz. ``{"other": NAME, "folder": F}`` calls one of
-    `others` with the folder.
+    holds the seconds that the processor spent on each, and the peaks are written to F/NAME.npz.
+    ``{"other": NAME, "folder": F}`` calls one of `others` with the folder.
     """
     answers, sys.stdout = sys.stdout, sys.stderr
     ready: dict[tuple[str, str], Search] = {}
@@ -71,9 +71,9 @@ def _search(search: Search, images: Array, path: Path) -> list[float]:
     seconds: list[float] = []
     found: list[Found] = []
     for image in images:
-        start = time.perf_counter()
+        start = time.process_time()
         peaks = search(image)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         found.append(peaks)
     number = np.repeat(np.arange(len(found)), [len(each[0]) for each in found])
     row, col, intensity = (np.concatenate([np.asarray(each[k], float) for each in found]) for k in range(3))

@@ -27,6 +27,7 @@ def frames_file(tmp_path: Path) -> Path:
     with h5py.File(path, "w") as file:
         file["entry/data/data"] = frames
         file.create_dataset("packed", data=frames, chunks=(1, 64, 64), compression=hdf5plugin.Bitshuffle())
+        file.create_dataset("zipped", data=frames, chunks=(2, 64, 64), compression="gzip")
     return path
 
 
@@ -36,7 +37,7 @@ def test_every_stage_is_measured(dtype: str) -> None:
     ended = CliRunner().invoke(app, ["bench", *given])
     assert ended.exit_code == 0, ended.output
     assert f"40 x 50 {dtype}" in ended.output
-    assert not [each for each in (*STAGES, "lit pixels and peaks, 2 threads") if each not in ended.output]
+    assert not [each for each in (*STAGES, "finding peaks, threads: 2") if each not in ended.output]
     last = ended.output.splitlines()[-1]
     assert last.startswith("keeps up with ")
     assert "frames/s: reducing takes" in last
@@ -48,12 +49,14 @@ def test_a_pipe_gets_no_bar(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "compression"), [("/entry/data/data", "not compressed"), ("/packed", "bitshuffle")]
+    ("dataset", "compression"),
+    [("/entry/data/data", "not compressed"), ("/packed", "bitshuffle-lz4"), ("/zipped", "gzip")],
 )
 def test_frames_of_a_file_are_read_too(run: Run, frames_file: Path, dataset: str, compression: str) -> None:
     ended = run("bench", "--file", frames_file, "--dataset", dataset, "--threshold", 60, "--frames", 5)
     assert (ended.code, ended.err) == (0, "")
     assert f"reading ({compression})" in ended.out
+    assert "reading and finding, threads: 2" in ended.out
     assert "64 x 64 uint16" in ended.out
     assert "5 frames" in ended.out
     assert "reading and reducing take" in ended.out.splitlines()[-1]
@@ -66,7 +69,7 @@ def test_the_simulated_spots_are_found() -> None:
     # A few overlap.
     assert 25 * 4 <= measured.n_peaks <= 30 * 4
     assert {name: len(each) for name, each in measured.seconds.items()} == dict.fromkeys(STAGES, 4) | {
-        "lit pixels and peaks, 2 threads": 1
+        "finding peaks, threads: 2": 1
     }
 
 
