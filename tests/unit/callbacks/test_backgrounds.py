@@ -1,0 +1,144 @@
+"""Backgrounds, flat fields, masks and transforms from the settings; peak finders by name."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hostile
+import numpy as np
+import pytest
+
+from hedmlive.callbacks import HedmLive, load_settings, open_source, process
+from hedmlive.streaming import Corrections, Frame, Recipe, Reducer, SettingsError, digest, median_of, tables_with_roles
+
+ROLES = {"L1": 600.0, "energy": 65.3}
+
+
+def expected(recipe: dict[str, Any], corrections: Corrections, absent: tuple[int, ...] = ()) -> str:
+    reducer = Reducer(Recipe(**hostile.RECIPE | recipe), corrections=corrections)
+    batches = [
+        reducer.push(
+            Frame(
+                frame=i,
+                point=i,
+                image=hostile.image(i),
+                omega_start=hostile.STEP * i,
+                omega_end=hostile.STEP * (i + 1),
+                roles=ROLES,
+            )
+        )
+        for i in range(hostile.N_FRAMES)
+        if i not in absent
+    ]
+    batches.append(reducer.flush())
+    return digest(tables_with_roles({}), lambda name: [batch[name] for batch in batches if name in batch])
+
+
+def live_and_replayed(docs: hostile.Documents, settings: dict[str, Any]) -> tuple[str, list[str]]:
+    """Reduce live, replay the raw archive, and reduce at once: all digests are one."""
+    live = HedmLive(settings)
+    for name, doc in docs:
+        live(name, doc)
+    [result] = live.wait(30).values()
+    live.close()
+    assert result.raw is not None
+    again = process(open_source(str(result.raw)).documents, load_settings(settings))
+    assert again.digests == {1: result.digests[0]}
+    assert again.problems == result.problems
+    return result.digests[0], list(result.problems)
+
+
+@pytest.mark.parametrize("way", hostile.WAYS)
+@pytest.mark.parametrize("background", ["median", "running-median"])
+@pytest.mark.parametrize("n", [3, hostile.N_FRAMES, 1000])
+def test_the_first_frames_make_the_background(way: str, background: str, n: int, tmp_path: Path) -> None:
+    recipe = {"background": background, "background_frames": n}
+    settings = hostile.settings(tmp_path / "archives", recipe=hostile.RECIPE | recipe)
+    median = median_of([hostile.image(i) for i in range(min(n, hostile.N_FRAMES))])
+    wanted = expected(recipe, Corrections(dark=median))
+    assert live_and_replayed(hostile.run(way, tmp_path), settings) == (wanted, [])
+
+
+def test_a_first_frame_that_is_no_image_is_left_out_of_the_median(tmp_path: Path) -> None:
+    recipe = {"background": "median", "background_frames": 3}
+    docs = hostile.run()
+    for name, doc in docs:
+        if name == "event" and doc["seq_num"] == 2 and "det0_image" in doc["data"]:
+            doc["data"]["det0_image"] = np.zeros(hostile.SHAPE, complex)
+    settings = hostile.settings(tmp_path, recipe=hostile.RECIPE | recipe)
+    found, [problem] = live_and_replayed(docs, settings)
+    assert "frame 1" in problem
+    median = median_of([hostile.image(0), hostile.image(2)])
+    assert found == expected(recipe, Corrections(dark=median), absent=(1,))
+
+
+def test_files_of_a_detector(tmp_path: Path) -> None:
+    shape = hostile.SHAPE
+    rng = np.random.default_rng(3)
+    darks = rng.integers(0, 4, (3, *shape)).astype(np.int32)
+    darks[0, 3, 3] = -2
+    flat, mask = rng.uniform(0.5, 1.5, shape), np.zeros(shape, np.uint8)
+    mask[0, 0] = 1
+    with h5py.File(tmp_path / "known.h5", "w") as file:
+        file["entry/dark"], file["entry/mask"] = darks, mask
+    np.save(tmp_path / "flat.npy", flat)
+    detector = {
+        "name": "det0",
+        "image": "det0_image",
+        "dark": f"{tmp_path / 'known.h5'}:/entry/dark",
+        "flat": str(tmp_path / "flat.npy"),
+        "mask": f"{tmp_path / 'known.h5'}:/entry/mask",
+        "bad_intensity": -2,
+        "gap_intensity": 500,
+        "transforms": [3, 1],
+        "panels": [[0, shape[1], 0, 3], [0, shape[1], 3, shape[0]]],
+    }
+    recipe = {"background": "dark"}
+    settings = hostile.settings(tmp_path / "archives", recipe=hostile.RECIPE | recipe, detectors=[detector])
+    bad = mask.astype(bool)
+    bad[3, 3] = True
+    corrections = Corrections(
+        dark=darks.mean(axis=0),
+        flat=flat,
+        mask=bad,
+        transforms=(3, 1),
+        panels=((0, shape[1], 0, 3), (0, shape[1], 3, shape[0])),
+    )
+    wanted = expected(recipe | {"sentinels": (-2, 500)}, corrections)
+    assert live_and_replayed(hostile.run(), settings) == (wanted, [])
+
+
+def test_a_flooded_frame_is_named_and_the_others_are_reduced(tmp_path: Path) -> None:
+    docs = hostile.run()
+    for name, doc in docs:
+        if name == "event" and doc["seq_num"] == 4 and "det0_image" in doc["data"]:
+            doc["data"]["det0_image"] = np.full(hostile.SHAPE, 1000, np.uint16)
+    recipe = {"max_lit": 20}
+    found, [problem] = live_and_replayed(docs, hostile.settings(tmp_path, recipe=hostile.RECIPE | recipe))
+    n_pixels = hostile.SHAPE[0] * hostile.SHAPE[1]
+    assert f"frame 3: flooded: {n_pixels} of {n_pixels} pixels are lit" in problem
+    assert found == expected(recipe, Corrections(), absent=(3,))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"finder": "neural"}, "finder is 'neural'; installed are .*near-field.*threshold"),
+        ({"finder_options": {"k": 3}}, "has no option k"),
+        ({"finder": "near-field", "finder_options": {"filter": "sobel"}}, "filter is 'sobel'"),
+        ({"finder": "noise-adaptive", "finder_options": {"n_sigma": -1}}, "n_sigma is -1"),
+        ({"finder": "noise-adaptive", "finder_options": {"n_sigma": "5"}}, "n_sigma|finder_options"),
+    ],
+)
+def test_a_finder_that_does_not_suit_is_known_before_the_scan(
+    recipe: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        HedmLive(hostile.settings(tmp_path, recipe=hostile.RECIPE | recipe))
+
+
+@pytest.mark.parametrize("finder", ["near-field", "noise-adaptive"])
+def test_the_same_run_by_another_finder(finder: str, tmp_path: Path) -> None:
+    recipe = {"finder": finder, "split": "local-maximum", "smooth": True}
+    wanted = expected(recipe, Corrections())
+    assert live_and_replayed(hostile.run(), hostile.settings(tmp_path, recipe=hostile.RECIPE | recipe)) == (wanted, [])
