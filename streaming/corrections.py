@@ -61,15 +61,17 @@ class Prepared:
             return np.where(valid, exact, np.inf)
         info = np.iinfo(dtype)
         cut = np.empty(self.shape, dtype)
-        # A view of no pixels stands for an image that is not there: numba compiles for arrays, not for None.
+        # An array of no pixels stands for a flat field that is not there: numba compiles for arrays, not for None.
         flat = np.empty((0, 0)) if self.flat is None else self.flat
-        invalid = np.empty((0, 0), np.bool_) if self.invalid is None else self.invalid
         # float(info.max) may round up: what reaches it is full scale instead of being converted.
-        least = _whole_cut(
-            np.ascontiguousarray(level), threshold, flat, invalid, float(info.max), cut.dtype.type(info.max), cut
-        )
-        if least < info.min:
-            raise FrameError(f"background + threshold is {least}; wanted at least {info.min} for {info.dtype}")
+        lowest, full, top = float(info.min), float(info.max), dtype.type(info.max)
+        if _whole_cut(np.ascontiguousarray(level), threshold, flat, lowest, full, top, cut):
+            exact = level + (threshold if self.flat is None else threshold * self.flat)
+            least = np.nanmin(exact if self.invalid is None else exact[~self.invalid], initial=np.inf)
+            if least < info.min:
+                raise FrameError(f"background + threshold is {least}; wanted at least {info.min} for {info.dtype}")
+        if self.invalid is not None:
+            _fill(cut, self.invalid, top)
         return cut
 
     def intensity(
@@ -328,20 +330,28 @@ def _transpose(image: Any, flip_rows: bool, flip_cols: bool, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _whole_cut(background: Any, threshold: float, flat: Any, invalid: Any, full: float, top: Any, cut: Any) -> float:
-    """Write floor(background + threshold * flat), top where invalid or not below full; return the least unrounded."""
-    least = np.inf
+def _whole_cut(background: Any, threshold: float, flat: Any, lowest: float, full: float, top: Any, cut: Any) -> bool:
+    """Write floor(background + threshold * flat), top if that is NaN or not below full; tell if one is below lowest."""
+    below = False
     for r in range(cut.shape[0]):
         for c in range(cut.shape[1]):
             exact = background[r, c] + (threshold * flat[r, c] if flat.size else threshold)
-            exact = np.inf if invalid.size and invalid[r, c] else exact
-            least = exact if exact < least else least
-            # Two assignments: one of either would make a float64 of top first, which is too large for int64.
+            # Not the least of them: one float after the other could not be compared side by side.
+            below |= exact < lowest
+            # One expression for both would be a float64, which cannot hold the top of 64 bits.
             if exact < full:
                 cut[r, c] = np.floor(exact)
             else:
                 cut[r, c] = top
-    return least
+    return below
+
+
+@njit(nogil=True, cache=True)
+def _fill(image: Any, where: Any, value: Any) -> None:
+    # numpy.putmask branches for each pixel: 15 times slower where bad pixels lie scattered.
+    for r in range(image.shape[0]):
+        for c in range(image.shape[1]):
+            image[r, c] = value if where[r, c] else image[r, c]
 
 
 def _checked_image(name: str, given: Any) -> np.ndarray:
