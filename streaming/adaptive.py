@@ -79,7 +79,7 @@ class AdaptiveLit:
         n_sigma: float,
         beam_centre: tuple[float, float] | None = None,
         n_bins: int = 800,
-        window: int = 32,
+        window: int = 48,
         cycles: int = 5,
         noise: float = 1.0,
         min_counts: float = 3.0,
