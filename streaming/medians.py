@@ -16,7 +16,7 @@ def median_of(frames: Sequence[np.ndarray]) -> np.ndarray:
     """Return the median of frames, pixel by pixel; of an even number of values, the mean of the two in the middle.
 
     NaN is left out: the pixel's median is that of its numbers, and NaN if it has none. Beside the frames and the result
-    this needs about a megabyte.
+    this needs about a megabyte, or a row of each frame.
 
     Parameters
     ----------
