@@ -8,6 +8,7 @@ import numpy as np
 
 from . import bitshuffle_kernels as kernels
 from .errors import FrameError, SettingsError
+from .frame import check_flood
 
 # A chunk of HDF5's filter 32008 with lz4, big-endian: 8 bytes, how many bytes it holds; 4 bytes, how many a block holds
 # (0: the default); the blocks, the last one shorter, each a multiple of 8 pixels: 4 bytes, its compressed length, and
@@ -37,12 +38,12 @@ class CompressedImage:
     chunk: Chunk
     "The chunk, with the header of HDF5's filter 32008."
 
-    def dense(self) -> np.ndarray:
-        """Return the raw counts, shape `shape`; raises FrameError if the chunk is damaged."""
-        return decompress(self.chunk, self.shape, self.dtype)
+    def dense(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the raw counts, shape `shape`, as `decompress` does."""
+        return decompress(self.chunk, self.shape, self.dtype, out=out)
 
 
-def decompress(chunk: Chunk, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def decompress(chunk: Chunk, shape: tuple[int, ...], dtype: Any, *, out: np.ndarray | None = None) -> np.ndarray:
     """Return the numbers of a bitshuffle-lz4 chunk, while other threads run.
 
     Parameters
@@ -53,13 +54,19 @@ def decompress(chunk: Chunk, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         Shape of the chunk.
     dtype
         Type of its numbers, in the byte order of the file.
+    out
+        Where they are written: C-contiguous, of this shape and type. To ask the system for memory for each frame can
+        cost more than the decoding.
 
     Raises
     ------
     FrameError
-        The chunk is damaged, or of another size.
+        The chunk is damaged, or of another size; what `out` holds then is of no use.
     """
-    out = np.empty(shape, dtype)
+    if out is None:
+        out = np.empty(shape, dtype)
+    elif out.shape != tuple(shape) or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError(f"out is {out.dtype} of shape {out.shape}; wanted {np.dtype(dtype)} of shape {shape}, C order")
     n_pixels, size = out.size, out.itemsize
     data = _bytes(chunk)
     block, n_blocked = _blocks(data, n_pixels, size)
@@ -123,18 +130,20 @@ class ChunkCut:
         """Type of a count, in this machine's byte order, which the file's must be too."""
         return self._dtype
 
-    def push(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def push(self, chunk: Chunk, *, max_lit: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return rows (int32), columns (int32) and raw counts of the lit pixels, each shape (n,), in raster order.
 
         Parameters
         ----------
         chunk
             One frame, with the header of HDF5's filter 32008.
+        max_lit
+            A frame with more lit pixels is flooded; no limit when absent.
 
         Raises
         ------
         FrameError
-            The chunk is damaged, or of another size than the cut.
+            The chunk is damaged, or of another size than the cut; or the frame is flooded.
         """
         n_pixels, size = self._cut.size, self._dtype.itemsize
         data = _bytes(chunk)
@@ -146,6 +155,8 @@ class ChunkCut:
         buffers = self._buffers.pop() if self._buffers else self._room(_FIRST_CAPACITY)
         while True:
             n, end = kernels.lit_of_chunk(*given, *limits, scratch, *buffers)
+            if max_lit is not None:
+                check_flood(n, max_lit, self._shape)
             if n <= len(buffers[0]):
                 break
             buffers = self._room(2 * n)
@@ -157,6 +168,8 @@ class ChunkCut:
         if len(self._sentinels):
             keep = ~np.isin(value, self._sentinels)
             row, col, value = row[keep], col[keep], value[keep]
+        if max_lit is not None:
+            check_flood(len(row), max_lit, self._shape)
         return row, col, value
 
     def _room(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

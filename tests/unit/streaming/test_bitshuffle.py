@@ -47,7 +47,7 @@ def drawn_cut(data, image):
     return cut
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_chunk_gives_the_numbers_that_were_written(data):
     image = drawn_image(data, data.draw(st.sampled_from(ANY)))
@@ -65,7 +65,7 @@ def test_the_twin_reads_what_the_filter_wrote(data):
     assert naive_decompress(chunk, image.shape, image.dtype).tobytes() == image.tobytes()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_lit_pixels_of_a_chunk_are_those_of_the_image(data):
     image = drawn_image(data, data.draw(st.sampled_from(COUNTS)))
@@ -226,6 +226,17 @@ def test_literals_alone_are_read_too():
     image = np.random.default_rng(0).integers(0, 2**16, (40, 60)).astype(np.uint16)
     chunk = naive_compress(image, 512, sequence)
     assert np.array_equal(CompressedImage(shape=image.shape, dtype=image.dtype, chunk=chunk).dense(), image)
+
+
+def test_numbers_are_written_where_they_are_wanted():
+    image = np.random.default_rng(0).integers(0, 50, (40, 61)).astype(np.uint16)
+    compressed = CompressedImage(shape=image.shape, dtype=image.dtype, chunk=packed(image))
+    out = np.zeros_like(image)
+    assert compressed.dense(out) is out
+    assert np.array_equal(out, image)
+    for wrong in (out[:-1], out.astype(np.int16), np.asfortranarray(out), np.zeros((40, 122), np.uint16)[:, ::2]):
+        with pytest.raises(ValueError, match="wanted uint16 of shape"):
+            compressed.dense(wrong)
 
 
 @pytest.mark.parametrize("cut", [np.zeros((2, 2)), np.zeros((2, 2), np.uint64), np.zeros(4, np.uint16)])
