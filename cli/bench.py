@@ -244,7 +244,7 @@ def open_scene(stack: ExitStack, path: Path, dataset: str, n_frames: int, thresh
         frames=_frames(images),
         recipe=Recipe(background="dark", threshold=threshold),
         dark=np.median(np.stack(images[:9]), axis=0),
-        read=_reader(found),
+        read=reader(found),
         compression=_compression(found),
     )
 
@@ -256,7 +256,7 @@ def _frames(images: list[Array]) -> tuple[Frame, ...]:
     )
 
 
-def _reader(data: h5py.Dataset) -> Callable[[int], Array]:
+def reader(data: h5py.Dataset) -> Callable[[int], Array]:
     """Return what reads one frame, the way that a run's frames are read."""
     if not is_compressed(data):
         return lambda number: data[number]

@@ -1,0 +1,48 @@
+"""Cut, labels and moments by the kernels alone, in memory that is kept: without what the classes around them add."""
+
+from typing import Any
+
+import numpy as np
+from accuracy import Found
+from numpy.typing import NDArray
+
+from hedmlive.streaming import lit_kernels, peak_kernels
+
+Array = NDArray[Any]
+
+
+class BareKernels:
+    """Finds peaks of images of one type and shape with a cut in whole counts, ``dark + threshold``."""
+
+    def __init__(self, cut: Array, threshold: float, min_pixels: int, capacity: int) -> None:
+        self._cut, self._threshold, self._min_pixels = cut, threshold, min_pixels
+        self._runs = np.empty((3, capacity + 1), np.int32)
+        self._row, self._col, self._labels = np.empty((3, capacity), np.int32)
+        self._raw, self._intensity = np.empty(capacity, cut.dtype), np.empty(capacity)
+        self._group, self._size, self._maxima, self._ends = np.empty((4, capacity + 1), np.int32)
+        self._sums, self._box = np.empty((capacity, 7)), np.empty((capacity, 8), np.int32)
+        self._none = np.empty(0, cut.dtype)
+        self._top = cut.dtype.type(np.iinfo(cut.dtype).max)
+
+    def push(self, image: Array) -> Found:
+        """Return the peaks of an image."""
+        row, col, first = self._runs
+        n_runs, n = lit_kernels.lit_runs(image, self._cut, self._top, self._none, row[:-1], col[:-1], first)
+        listed = [each[:n] for each in (self._row, self._col, self._raw, self._intensity)]
+        lit_kernels.pixels_of_runs(
+            image, self._cut, self._threshold, row[:n_runs], col[:n_runs], first[: n_runs + 1], *listed
+        )
+        rows, cols, _, intensity = listed
+        found = peak_kernels.groups(
+            rows, cols, intensity, first, n_runs, self._group, self._size, self._maxima, self._ends
+        )
+        counts = np.zeros(found, np.int32)
+        sums, box, group = self._sums[:found], self._box[:found], self._group[:n_runs]
+        peak_kernels.moments(rows, cols, intensity, first, group, n_runs, sums, box, counts, self._labels[:n])
+        keep = counts >= self._min_pixels
+        sums, box = sums[keep], box[keep]
+        return Found(
+            row=box[:, 0] + sums[:, 1] / sums[:, 0],
+            col=box[:, 1] + sums[:, 2] / sums[:, 0],
+            intensity=sums[:, 0],
+        )
