@@ -312,7 +312,9 @@ def lit_of_chunk(
             if word == 0:
                 continue
             if n + 64 > capacity:
-                missed += 64
+                while word != 0:
+                    word &= word - np.uint64(1)
+                    missed += 1
                 continue
             for b in range(n_planes // 8):
                 _transpose(bits, 8 * (b * pitch + w), pitch, numbers, 64 * b)
