@@ -5,7 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..streaming import Corrections, FrameError, Recipe, Reducer, bad_pixels, finder_for, median_of, tables_with_roles
+from ..streaming import (
+    Corrections,
+    FrameError,
+    Recipe,
+    Reducer,
+    bad_pixels,
+    finder_for,
+    median_of,
+    tables_with_roles,
+)
 from .images import load_image, load_stack
 from .pending import Held, Pending
 from .readers import Image

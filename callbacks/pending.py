@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..streaming import FrameError
+from ..streaming import CompressedImage, FrameError
 from .readers import Image, Reader
 
 
@@ -99,7 +99,7 @@ def describe(key: Mapping[str, Any]) -> Described:
     )
 
 
-def image_of(pending: Pending, read: Callable[[Reader, int], Image]) -> Image:
+def image_of(pending: Pending, read: Callable[[Reader, int], Image | tuple[CompressedImage, ...]]) -> Image:
     """Return the image of a frame, with the shape and the type that the descriptor says.
 
     Raises
@@ -112,11 +112,13 @@ def image_of(pending: Pending, read: Callable[[Reader, int], Image]) -> Image:
         image = _held_image(source)
     else:
         image = read(source.reader, source.index)
-        if isinstance(image, np.ndarray) and image.ndim > 2:
+        if isinstance(image, tuple) or (isinstance(image, np.ndarray) and image.ndim > 2):
             image = image[source.part]
     described = pending.described
     if described.shape and tuple(image.shape) != described.shape:
         raise FrameError(f"the image has shape {tuple(image.shape)}; its descriptor says {described.shape}")
+    if isinstance(image, CompressedImage) and described.dtype not in (None, image.dtype):
+        image = image.dense()
     if isinstance(image, np.ndarray) and described.dtype is not None:
         return cast_exactly(image, described.dtype)
     return image

@@ -9,13 +9,14 @@ from urllib.parse import unquote, urlsplit
 import h5py
 import numpy as np
 
-from ..streaming import FrameError, SparseImage
+from ..streaming import CompressedImage, FrameError, SparseImage
+from .chunks import CompressedFrames, is_compressed
 from .hdf5 import NotYet, dataset, open_growing, subgroup
 
 SPARSE = "application/x-hedm-sparse+hdf5"
 FRAME_CACHE = "application/x-hexrd-framecache"
 
-Image = np.ndarray | SparseImage
+Image = np.ndarray | SparseImage | CompressedImage
 
 
 class FileLags(FrameError):
@@ -25,8 +26,8 @@ class FileLags(FrameError):
 class Reader(Protocol):
     """Reads frames of one StreamResource."""
 
-    def read(self, index: int) -> Image:
-        """Return the images of one event, shape (k, rows, columns) or (rows, columns).
+    def read(self, index: int) -> Image | tuple[CompressedImage, ...]:
+        """Return the images of one event, shape (k, rows, columns) or (rows, columns); or each of them compressed.
 
         Raises
         ------
@@ -48,10 +49,11 @@ class HDF5Reader:
         self.dataset = str(parameters.get("dataset") or parameters.get("path") or "/entry/data/data")
         self._per_event = per_event
         self._file: h5py.File | None = None
-        self._last: tuple[int, np.ndarray] | None = None
+        self._last: tuple[int, np.ndarray | tuple[CompressedImage, ...]] | None = None
+        self._compressed: CompressedFrames | None = None
 
-    def read(self, index: int) -> Image:
-        """Return rows index*k to (index+1)*k."""
+    def read(self, index: int) -> Image | tuple[CompressedImage, ...]:
+        """Return images index*k to (index+1)*k."""
         # The k images of an event are asked for one after the other.
         if self._last is None or self._last[0] != index:
             self._last = (index, self._read(index))
@@ -59,12 +61,12 @@ class HDF5Reader:
 
     def close(self) -> None:
         """Close the file."""
-        self._last = None
+        self._last = self._compressed = None
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _read(self, index: int) -> np.ndarray:
+    def _read(self, index: int) -> np.ndarray | tuple[CompressedImage, ...]:
         file = self._file = self._file or open_growing(self.path)
         if self.dataset not in file:
             self.close()
@@ -81,6 +83,16 @@ class HDF5Reader:
             if not file.swmr_mode:
                 self.close()
             raise NotYet(f"{self.path} {self.dataset} holds {n_images}")
+        if self._compressed is None and is_compressed(data):
+            self._compressed = CompressedFrames(data)
+        if self._compressed is not None:
+            first = index * rows
+            places = (
+                [(index, k) for k in range(data.shape[1])] if data.ndim == 4 else [(first + k,) for k in range(rows)]
+            )
+            images = [self._compressed.read(*place) for place in places]
+            if all(image is not None for image in images):
+                return tuple(image for image in images if image is not None)
         return data[index] if data.ndim == 4 else data[index * rows : (index + 1) * rows]
 
 
@@ -216,7 +228,7 @@ def read_waiting(
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Image:
+) -> Image | tuple[CompressedImage, ...]:
     """Read a frame that a document announced, waiting for a file that lags behind.
 
     Raises

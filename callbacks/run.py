@@ -5,12 +5,13 @@ import math
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..streaming import SCAN_ROLES, ArchiveError, Batches, Frame, HedmLiveError
+from ..streaming import SCAN_ROLES, ArchiveError, Batches, CompressedImage, Frame, HedmLiveError
 from .assembler import FrameAssembler
 from .detector import DetectorReduction
 from .parts import Parts
@@ -185,7 +186,7 @@ class RunReduction:
         """Take the median of the frames that wait, and reduce them."""
         held, detector.held = detector.held, []
         # Read once: what the median was taken of is what is reduced.
-        frames = [self._guarded(pending, lambda p=pending: self._frame(p)) for pending, _ in held]
+        frames = [self._guarded(pending, lambda p=pending: self._plain_frame(p)) for pending, _ in held]
         if not detector.settle_median([frame.image for frame in frames if frame is not None]):
             self.problems.add("frame", f"none of {len(held)} first frames is an image to take the median of")
             frames = [None] * len(held)
@@ -249,10 +250,14 @@ class RunReduction:
             roles=pending.roles,
         )
 
+    def _plain_frame(self, pending: Pending) -> Frame:
+        frame = self._frame(pending)
+        return replace(frame, image=frame.image.dense()) if isinstance(frame.image, CompressedImage) else frame
+
     def _image(self, pending: Pending) -> Image:
         return image_of(pending, self._read)
 
-    def _read(self, reader: Reader, index: int) -> Image:
+    def _read(self, reader: Reader, index: int) -> Image | tuple[CompressedImage, ...]:
         seconds = 0.0 if reader in self._lagging else self.settings.worker.file_seconds
         image = read_waiting(reader, index, seconds, clock=self._clock, sleep=self._parts.sleep)
         self._lagging.discard(reader)

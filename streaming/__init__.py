@@ -1,6 +1,7 @@
 """Kernels and incremental reducers, the schema of the tables, and the digest: numbers in, numbers out."""
 
 from .background import Background, LitPixels
+from .bitshuffle import CompressedImage
 from .corrections import Corrections, Prepared, bad_pixels
 from .digest import digest
 from .errors import (
@@ -31,6 +32,7 @@ __all__ = [
     "Batches",
     "Column",
     "Columns",
+    "CompressedImage",
     "Corrections",
     "DocumentError",
     "Finder",

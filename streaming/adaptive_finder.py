@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+
 from .adaptive import AdaptiveLit
-from .background import check_flood
 from .corrections import Prepared
 from .errors import FrameError, SettingsError
 from .finders import options_of
-from .frame import Frame, SparseImage
+from .frame import Frame, check_flood
 from .peaks import PeakFinder, PeaksOfFrame
 from .recipe import Recipe
 
@@ -40,8 +41,9 @@ class AdaptiveFinder:
 
     def push(self, frame: Frame) -> PeaksOfFrame:
         """Return the peaks of one frame."""
-        if isinstance(frame.image, SparseImage):
+        image = frame.image
+        if not isinstance(image, np.ndarray):
             raise FrameError("a sparse image has no surroundings to measure; use finder threshold")
-        lit = self._lit.push(frame.image)
+        lit = self._lit.push(image)
         check_flood(len(lit.row), self._max_lit, lit.shape)
         return self._peaks.push(frame.frame, frame.omega, lit, edge=self._edge, level=self._lit.level)

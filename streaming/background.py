@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from . import lit_kernels
+from .bitshuffle import ChunkCut, CompressedImage
 from .corrections import Corrections, Prepared
 from .errors import FrameError, SettingsError
-from .frame import SparseImage
+from .frame import SparseImage, check_flood
 from .medians import RunningMedian
 from .recipe import Recipe
 
@@ -55,21 +56,6 @@ class _Cut:
     "What `background` holds too much, counts."
     dark_zero: bool
     "Whether a pixel of 0 counts is nowhere lit."
-
-
-def check_flood(n_lit: int, max_lit: int, shape: tuple[int, int]) -> None:
-    """Refuse a frame with more lit pixels than a recipe wants.
-
-    Raises
-    ------
-    FrameError
-        It is flooded.
-    """
-    if n_lit > max_lit:
-        raise FrameError(
-            f"flooded: {n_lit} of {shape[0] * shape[1]} pixels are lit, wanted {max_lit} at most; "
-            "raise the threshold or max_lit, or look at shutter and beam stop"
-        )
 
 
 class Background:
@@ -124,6 +110,7 @@ class Background:
                     dark, step=recipe.background_step, every=recipe.background_every, invalid=prepared.invalid
                 )
         self._cut: _Cut | None = None
+        self._chunk_cut: tuple[_Cut, ChunkCut] | None = None
         # Kept from frame to frame: asking the system for new memory costs more than what is written there.
         self._runs = np.empty((3, _FIRST_CAPACITY + 1), np.int32)
 
@@ -132,24 +119,32 @@ class Background:
         """Mean over the valid pixels of the background of the frame before, counts; NaN if none is valid."""
         return self._level
 
-    def push(self, image: np.ndarray | SparseImage) -> LitPixels:
+    def push(self, image: np.ndarray | SparseImage | CompressedImage) -> LitPixels:
         """Return the lit pixels of one image; the first good image fixes shape and type of all that follow.
 
         Parameters
         ----------
         image
-            Raw counts, shape (rows, columns), in any byte order and memory layout.
+            Raw counts, shape (rows, columns), in any byte order and memory layout; or as they are compressed.
 
         Raises
         ------
         FrameError
             The image is not two-dimensional, has another shape or type than the first, or holds nothing but NaN; it is
-            flooded; or it is sparse and lists a pixel twice, or one outside. It then leaves nothing behind.
+            flooded; it is compressed and damaged; or it is sparse and lists a pixel twice, or one outside. It then
+            leaves nothing behind.
         """
+        if isinstance(image, CompressedImage) and (self._running is not None or not _direct(image.dtype)):
+            image = image.dense()
         cut = self._cut_for(image)
-        lit = self._push_sparse(image, cut) if isinstance(image, SparseImage) else self._push_dense(image, cut)
+        if isinstance(image, SparseImage):
+            lit = self._push_sparse(image, cut)
+        elif isinstance(image, CompressedImage):
+            lit = self._push_compressed(image, cut)
+        else:
+            lit = self._push_dense(image, cut)
         self._cut = cut
-        if self._running is not None and not isinstance(image, SparseImage):
+        if self._running is not None and isinstance(image, np.ndarray):
             self._level = self._running.level
             if self._running.push(image):
                 self._cut = self._make_cut(cut.prepared, cut.dtype)
@@ -178,6 +173,13 @@ class Background:
             shape=cut.prepared.shape, row=pixel_row, col=pixel_col, raw=value, intensity=intensity, first=first
         )
 
+    def _push_compressed(self, image: CompressedImage, cut: _Cut) -> LitPixels:
+        if self._chunk_cut is None or self._chunk_cut[0] is not cut:
+            full = np.broadcast_to(cut.cut, cut.prepared.shape)
+            self._chunk_cut = (cut, ChunkCut(full, top=int(cut.top), sentinels=cut.sentinels.tolist()))
+        row, col, value = self._chunk_cut[1].push(image.chunk, max_lit=self._recipe.max_lit)
+        return self._listed(row, col, value, cut)
+
     def _push_sparse(self, image: SparseImage, cut: _Cut) -> LitPixels:
         if self._recipe.background in ("median", "running-median"):
             raise FrameError(
@@ -196,13 +198,16 @@ class Background:
         lit_kernels.lit_sparse(value, row, col, cut.cut, cut.top, cut.sentinels, keep)
         row, col, value = row[keep], col[keep], value[keep]
         check_flood(len(row), self._recipe.max_lit, cut.prepared.shape)
-        background = cut.background[row if len(cut.background) > 1 else 0, col].astype(np.float64) - cut.shift
-        intensity = value.astype(np.float64) - background
+        return self._listed(row, col, value, cut)
+
+    def _listed(self, row: np.ndarray, col: np.ndarray, value: np.ndarray, cut: _Cut) -> LitPixels:
+        intensity = np.empty(len(row), np.float64)
+        lit_kernels.intensities(value, row, col, cut.background, cut.shift, intensity)
         if cut.prepared.flat is not None:
             intensity /= cut.prepared.flat[row, col]
         return LitPixels(shape=cut.prepared.shape, row=row, col=col, raw=value, intensity=intensity)
 
-    def _cut_for(self, image: np.ndarray | SparseImage) -> _Cut:
+    def _cut_for(self, image: np.ndarray | SparseImage | CompressedImage) -> _Cut:
         shape, dtype = tuple(image.shape), image.dtype.newbyteorder("=")
         if len(shape) != 2 or 0 in shape:
             raise FrameError(f"the image has shape {shape}; wanted (rows, columns), each 1 or more")
@@ -244,6 +249,11 @@ class Background:
             shift=shift,
             dark_zero=not bool((cut < 0).any()),
         )
+
+
+def _direct(dtype: np.dtype) -> bool:
+    """Tell whether compressed counts of a type can be compared as they are."""
+    return dtype.kind in "ui" and dtype.itemsize <= 4 and dtype.isnative
 
 
 def _is_whole(background: np.ndarray, threshold: float) -> bool:

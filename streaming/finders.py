@@ -17,7 +17,10 @@ GROUP = "hedmlive.peak_finders"
 
 
 class Finder(Protocol):
-    """Finds the peaks of the frames of one detector, which come one by one in the order of their numbers."""
+    """Finds the peaks of the frames of one detector, which come one by one in the order of their numbers.
+
+    One whose attribute ``takes_compressed`` is true gets a `CompressedImage` as it is, all others get its counts.
+    """
 
     def push(self, frame: Frame) -> PeaksOfFrame:
         """Return the peaks of one frame; its image is corrected by the transforms already.
@@ -115,6 +118,8 @@ def options_of(recipe: Recipe, known: tuple[str, ...]) -> dict[str, Any]:
 
 class ThresholdFinder:
     """The finder ``threshold``: pixels above background + threshold."""
+
+    takes_compressed = True
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
         options_of(recipe, ())

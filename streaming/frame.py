@@ -2,8 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .errors import FrameError
+
+if TYPE_CHECKING:
+    from .bitshuffle import CompressedImage
 
 NAN = float("nan")
 
@@ -41,7 +47,7 @@ class Frame:
     "Number in acquisition order, per detector, from 0."
     point: int
     "Scan point, from 0."
-    image: np.ndarray | SparseImage
+    image: "np.ndarray | SparseImage | CompressedImage"
     "Raw counts, shape (rows, columns)."
     seq_num: int = 0
     "seq_num of the event, 0 if it never came."
@@ -60,3 +66,18 @@ class Frame:
     def omega(self) -> float:
         """Rotation at the middle of the frame, degrees."""
         return 0.5 * (self.omega_start + self.omega_end)
+
+
+def check_flood(n_lit: int, max_lit: int, shape: tuple[int, int]) -> None:
+    """Refuse a frame with more lit pixels than a recipe wants.
+
+    Raises
+    ------
+    FrameError
+        It is flooded.
+    """
+    if n_lit > max_lit:
+        raise FrameError(
+            f"flooded: {n_lit} of {shape[0] * shape[1]} pixels are lit, wanted {max_lit} at most; "
+            "raise the threshold or max_lit, or look at shutter and beam stop"
+        )

@@ -137,3 +137,11 @@ def lit_sparse(value: Array, row: Array, col: Array, cut: Array, top: Any, senti
             if value[i] == each:
                 lit = False
         keep[i] = lit
+
+
+@njit(nogil=True, cache=True)
+def intensities(value: Array, row: Array, col: Array, background: Array, shift: float, intensity: Array) -> None:
+    """Write value - (background - shift) of each listed pixel; background is (rows or 1, columns)."""
+    every = 0 if background.shape[0] == 1 else 1
+    for i in range(len(value)):
+        intensity[i] = float(value[i]) - (float(background[row[i] * every, col[i]]) - shift)

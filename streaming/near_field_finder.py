@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from .background import check_flood
 from .corrections import Prepared
 from .errors import FrameError, SettingsError
 from .finders import options_of
-from .frame import Frame, SparseImage
+from .frame import Frame, check_flood
 from .medians import RunningMedian
 from .near_field import NearFieldLit
 from .peaks import PeakFinder, PeaksOfFrame
@@ -48,7 +47,7 @@ class NearFieldFinder:
     def push(self, frame: Frame) -> PeaksOfFrame:
         """Return the peaks of one frame."""
         image = frame.image
-        if isinstance(image, SparseImage):
+        if not isinstance(image, np.ndarray):
             raise FrameError("a sparse image cannot be filtered; use finder threshold")
         lit, level = self._lit.push(image), self._lit.level
         check_flood(len(lit.row), self._max_lit, lit.shape)

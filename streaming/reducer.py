@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .bitshuffle import CompressedImage
 from .corrections import Corrections
 from .errors import FrameError, SettingsError
 from .finders import Finder, finder_for
@@ -74,7 +75,7 @@ class Reducer:
         if frame.frame <= self._newest:
             raise FrameError(f"frame {frame.frame} came after frame {self._newest}; wanted them in order, each once")
         finder = self._finder or self._make(frame)
-        found = finder.push(self._turned(frame))
+        found = finder.push(self._turned(frame, keep=getattr(finder, "takes_compressed", False)))
         self._finder = finder
         if len(found.peaks["peak"]) > TRACK_BASE:
             raise FrameError(f"frame {frame.frame} has more than {TRACK_BASE} peaks; raise the threshold")
@@ -133,10 +134,14 @@ class Reducer:
             raise FrameError(f"the image has shape {shape}; wanted (rows, columns), each 1 or more")
         return self._make_finder(self._recipe, self._corrections.prepared((int(shape[0]), int(shape[1]))))
 
-    def _turned(self, frame: Frame) -> Frame:
-        if not self._corrections.transforms:
-            return frame
+    def _turned(self, frame: Frame, *, keep: bool) -> Frame:
+        """Return the frame with its image transformed, and decompressed unless it may be kept as it is."""
         image, corrections = frame.image, self._corrections
+        if isinstance(image, CompressedImage) and (corrections.transforms or not keep):
+            image = image.dense()
+            frame = replace(frame, image=image)
+        if not corrections.transforms or isinstance(image, CompressedImage):
+            return frame
         if isinstance(image, SparseImage):
             return replace(frame, image=corrections.transformed_sparse(image))
         return replace(frame, image=corrections.transformed(image))

@@ -4,12 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin
 import hostile
 import numpy as np
 import pytest
 
 from hedmlive.callbacks import HedmLive, load_settings, open_source, process
-from hedmlive.streaming import Corrections, Frame, Recipe, Reducer, SettingsError, digest, median_of, tables_with_roles
+from hedmlive.callbacks.readers import HDF5Reader
+from hedmlive.streaming import (
+    CompressedImage,
+    Corrections,
+    Frame,
+    Recipe,
+    Reducer,
+    SettingsError,
+    digest,
+    median_of,
+    tables_with_roles,
+)
 
 ROLES = {"L1": 600.0, "energy": 65.3}
 
@@ -46,6 +58,24 @@ def live_and_replayed(docs: hostile.Documents, settings: dict[str, Any]) -> tupl
     assert again.digests == {1: result.digests[0]}
     assert again.problems == result.problems
     return result.digests[0], list(result.problems)
+
+
+@pytest.mark.parametrize("recipe", [{}, {"background": "median", "background_frames": 3}, {"finder": "near-field"}])
+def test_a_compressed_file_gives_the_same(recipe: dict[str, Any], tmp_path: Path) -> None:
+    settings = hostile.settings(tmp_path / "archives", recipe=hostile.RECIPE | recipe)
+    docs = hostile.run("stream", tmp_path)
+    [path] = tmp_path.glob("*.h5")
+    with h5py.File(path, "r+") as file:
+        frames = file["entry/data/data"][...]
+        del file["entry/data/data"]
+        chunks = (1, *frames.shape[1:])
+        file.create_dataset("entry/data/data", data=frames, chunks=chunks, **hdf5plugin.Bitshuffle(cname="lz4"))
+    median = median_of(list(frames[:3])) if "background" in recipe else None
+    assert live_and_replayed(docs, settings) == (expected(recipe, Corrections(dark=median)), [])
+    reader = HDF5Reader(path, {}, 1)
+    [image] = reader.read(0)
+    assert isinstance(image, CompressedImage)
+    reader.close()
 
 
 @pytest.mark.parametrize("way", hostile.WAYS)

@@ -1,5 +1,7 @@
 """Lit pixels: the kernel is its naive twin for every type, layout, mask and background."""
 
+import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,11 +9,22 @@ from hypothesis import strategies as st
 from naive import naive_level, naive_lit
 from unit.streaming.strategies import DTYPES, LAYOUTS, images, in_layout, shapes, sparse
 
-from hedmlive.streaming import Background, FrameError, Recipe, SettingsError, SparseImage
+from hedmlive.streaming import (
+    Background,
+    CompressedImage,
+    FrameError,
+    PeakFinder,
+    Recipe,
+    SettingsError,
+    SparseImage,
+)
 
 
-def lit_of(image, recipe, dark=None, mask=None):
-    lit = Background(recipe, dark=dark, mask=mask).push(image)
+def lit_of(image, recipe, dark=None, mask=None, flat=None):
+    return listed(Background(recipe, dark=dark, mask=mask, flat=flat).push(image))
+
+
+def listed(lit):
     rows = zip(lit.row.tolist(), lit.col.tolist(), strict=True)
     values = zip(lit.raw.astype(float).tolist(), lit.intensity.tolist(), strict=True)
     return dict(zip(rows, values, strict=True))
@@ -31,10 +44,72 @@ def test_dense_and_sparse_are_the_naive_twin(dtype, data):
         background_level=1.25,
         sentinels=data.draw(st.sampled_from([(), (4, 2**64 - 1, -1)])),
     )
-    wanted = naive_lit(image, recipe, dark, mask)
-    assert lit_of(image, recipe, dark, mask) == wanted
-    assert list(lit_of(image, recipe, dark, mask)) == sorted(wanted)
-    assert lit_of(sparse(image), recipe, dark, mask) == wanted
+    # A quarter is exact, so that the order of a product and a quotient does not matter.
+    flat = data.draw(st.none() | images(shape, "float64", top=4).map(lambda each: each / 4).filter(np.any))
+    given_ = {"dark": dark, "mask": mask, "flat": flat}
+    wanted = naive_lit(image, recipe, **given_)
+    assert lit_of(image, recipe, **given_) == wanted
+    assert list(lit_of(image, recipe, **given_)) == sorted(wanted)
+    assert lit_of(sparse(image), recipe, **given_) == wanted
+
+
+@settings(max_examples=30)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", ">u2", "float32", "uint64"])
+@given(data=st.data())
+def test_a_compressed_image_is_the_same_without_its_compression(dtype, data):
+    shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 90)))
+    image = data.draw(images(shape, dtype))
+    mask = data.draw(st.none() | images(shape, "uint8", top=1))
+    dark = data.draw(st.none() | images(shape, "float64").map(lambda each: each / 4))
+    recipe = Recipe(
+        threshold=data.draw(st.sampled_from([0, 0.5, 3])),
+        background="constant" if dark is None else data.draw(st.sampled_from(["dark", "running-median"])),
+        sentinels=data.draw(st.sampled_from([(), (4, 9, -1)])),
+    )
+    one, two = (Background(recipe, dark=dark, mask=mask) for _ in range(2))
+    for _ in range(2):
+        assert listed(one.push(compressed(image))) == listed(two.push(image))
+
+
+def compressed(image):
+    with h5py.File.in_memory() as file:
+        chunks = (1, *image.shape)
+        data = file.create_dataset("data", data=image[None], chunks=chunks, **hdf5plugin.Bitshuffle(cname="lz4"))
+        _, chunk = data.id.read_direct_chunk((0, 0, 0))
+    return CompressedImage(shape=image.shape, dtype=image.dtype, chunk=chunk)
+
+
+def test_a_flooded_frame_is_refused_however_it_comes():
+    image = np.ones((20, 100), np.uint16)
+    for each in (image, compressed(image), sparse(image)):
+        background = Background(Recipe(threshold=0, max_lit=1999))
+        with pytest.raises(FrameError, match=r"flooded: 2000 of 2000 pixels are lit, wanted 1999 at most"):
+            background.push(each)
+        assert len(Background(Recipe(threshold=0, max_lit=2000)).push(each).row) == 2000
+
+
+def test_two_hundred_thousand_peaks_in_the_largest_frame():
+    image = np.zeros((6000, 5000), np.uint8)
+    image[::12, ::12] = 9
+    found = PeakFinder(Recipe(threshold=0)).push(0, 0.0, Background(Recipe(threshold=0)).push(image))
+    assert len(found.peaks["peak"]) == 500 * 417
+    assert (found.peaks["n_pixels"] == 1).all()
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_the_running_median_moves_the_cut_after_each_frame(data):
+    shape = data.draw(shapes())
+    dtype = data.draw(st.sampled_from(["uint16", "float32"]))
+    frames = [data.draw(images(shape, dtype)) for _ in range(4)]
+    start = data.draw(images(shape, "float64")) / 2
+    recipe = Recipe(threshold=1, background="running-median", background_step=0.75, background_every=2)
+    background, dark = Background(recipe, dark=start), start
+    for number, image in enumerate(frames, 1):
+        assert listed(background.push(image)) == naive_lit(image, recipe, dark)
+        assert background.level == naive_level(recipe, shape, dark, None)
+        if number % 2 == 0:
+            dark = np.clip(image, dark - 0.75, dark + 0.75)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
