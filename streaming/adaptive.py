@@ -8,7 +8,7 @@ from scipy import ndimage
 from . import filter_kernels
 from .background import LitPixels
 from .errors import FrameError, SettingsError
-from .filters import FAINT, ImageForm, level_image, mean_level
+from .filters import FAINT, ImageForm, is_whole, level_image, mean_level
 from .frame import SparseImage
 
 # Of each zone so many pixels, evenly spread, tell its level and noise: the noise is then known to 4 %.
@@ -91,9 +91,9 @@ class AdaptiveLit:
         wanted = (
             ("n_sigma", n_sigma, 0 < n_sigma < np.inf, "a finite number above 0"),
             ("beam_centre", beam_centre, centred, "row and column, finite"),
-            ("n_bins", n_bins, 1 <= n_bins <= 1_000_000, "1 to 1000000"),
-            ("window", window, 4 <= window <= 4096, "4 to 4096"),
-            ("cycles", cycles, 0 <= cycles <= 100, "0 to 100"),
+            ("n_bins", n_bins, is_whole(n_bins, 1, 1_000_000), "a whole number, 1 to 1000000"),
+            ("window", window, is_whole(window, 4, 4096), "a whole number, 4 to 4096"),
+            ("cycles", cycles, is_whole(cycles, 0, 100), "a whole number, 0 to 100"),
             ("noise", noise, 0 <= noise < np.inf, "a finite number, 0 or more"),
             ("min_counts", min_counts, 0 <= min_counts < np.inf, "a finite number, 0 or more"),
         )

@@ -135,6 +135,11 @@ def is_sigma(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LARGEST_SIGMA
 
 
+def is_whole(value: object, least: int, most: int) -> bool:
+    """Tell whether this is a whole number, `least` to `most`: what a recipe's options hold may be anything."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
 def _dense(image: SparseImage) -> np.ndarray:
     lists = (image.row, image.col, image.value)
     if any(each.ndim != 1 or len(each) != len(image.row) for each in lists):

@@ -13,6 +13,7 @@ from .filters import (
     filled,
     gaussian,
     is_sigma,
+    is_whole,
     laplacian_of_gaussian,
     level_image,
     mean_level,
@@ -90,8 +91,14 @@ class NearFieldLit:
             ("filter", filter, filter in get_args(Filter), "none, gaussian or log"),
             ("sigma", sigma, bool(self._sigmas) and all(map(is_sigma, self._sigmas)), "more than 0, at most 20"),
             ("sigma", sigma, one_width, "one width, unless the filter is log"),
-            ("medians", medians, medians in (0, 1, 2), "0, 1 or 2"),
-            ("rim", rim, 0 <= rim <= 100 and (rim == 0 or filter == "log"), "0 to 100, and 0 unless the filter is log"),
+            ("medians", medians, is_whole(medians, 0, 2), "0, 1 or 2"),
+            (
+                "rim",
+                rim,
+                is_whole(rim, 0, 100) and (rim == 0 or filter == "log"),
+                "0 to 100, and 0 unless the filter is log",
+            ),
+            ("fill_holes", fill_holes, fill_holes in (True, False), "true or false"),
             ("fraction", fraction, 0 <= fraction < 1, "0 or more, below 1"),
         )
         for name, value, good, want in wanted:

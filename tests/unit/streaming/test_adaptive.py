@@ -195,6 +195,7 @@ def test_a_bad_image_is_refused_and_the_next_is_taken():
         ({"beam_centre": (1.0, float("nan"))}, "row and column, finite"),
         ({"n_bins": 0}, "1 to 1000000"),
         ({"window": 2}, "4 to 4096"),
+        ({"window": 32.0}, "a whole number, 4 to 4096"),
         ({"cycles": -1}, "0 to 100"),
         ({"noise": -1}, "0 or more"),
         ({"min_counts": float("inf")}, "0 or more"),

@@ -221,6 +221,8 @@ def test_shapes_of_mask_and_background_are_the_images():
         ({"filter": "log", "sigma": ()}, "more than 0, at most 20"),
         ({"sigma": (1.0, 2.0), "filter": "gaussian"}, "one width"),
         ({"medians": 3}, "0, 1 or 2"),
+        ({"medians": 1.0}, "0, 1 or 2"),
+        ({"fill_holes": "no"}, "true or false"),
         ({"rim": 1}, "0 unless the filter is log"),
         ({"fraction": 1.0}, "below 1"),
         ({"background": np.zeros(3)}, "one number, or"),
