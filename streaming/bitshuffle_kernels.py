@@ -272,19 +272,17 @@ def lit_of_chunk(
     scratch
         uint64, shape (2, n) with room for a block's planes, filled as those of the cut, and for SLACK.
     row, col, value
-        int32, int32 and the unsigned type of a pixel, of equal length, at least 64.
+        int32, int32 and the unsigned type of a pixel, of equal length.
 
     Returns
     -------
     n
-        How many lit pixels there are; more than len(row), and at least as many as there are, if some did not fit; -1
-        if the chunk is damaged.
+        How many lit pixels there are, though only len(row) are kept; -1 if the chunk is damaged.
     end
         Where the blocks end in the chunk; -1 if it is damaged.
     """
     capacity = len(row)
     n: Any = 0
-    missed = 0
     above = np.empty((block + 64 * WORDS - 1) // (64 * WORDS) * WORDS, np.uint64)
     # Byte b of the 64 pixels of a word from 64 b on.
     numbers = np.zeros(256, np.uint8)
@@ -311,11 +309,6 @@ def lit_of_chunk(
             word = above[w]
             if word == 0:
                 continue
-            if n + 64 > capacity:
-                while word != 0:
-                    word &= word - np.uint64(1)
-                    missed += 1
-                continue
             for b in range(n_planes // 8):
                 _transpose(bits, 8 * (b * pitch + w), pitch, numbers, 64 * b)
             at = first + 64 * w - row_start
@@ -331,11 +324,12 @@ def lit_of_chunk(
                     at -= cols
                     row_start += cols
                     this_row += 1
-                row[n] = this_row
-                col[n] = c
-                value[n] = number
+                if n < capacity:
+                    row[n] = this_row
+                    col[n] = c
+                    value[n] = number
                 n += np.int64(number ^ sign <= top)
-    return n + missed, i
+    return n, i
 
 
 @njit(nogil=True, cache=True)
