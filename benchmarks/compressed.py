@@ -26,7 +26,7 @@ from rotation_scan import RotationScan, simulate
 
 from hedmlive.callbacks.chunks import CompressedFrames, is_compressed
 from hedmlive.streaming import Background, LitPixels, PeakFinder, PeaksOfFrame, Recipe
-from hedmlive.streaming.bitshuffle import ChunkCut, CompressedImage
+from hedmlive.streaming.bitshuffle import CompressedImage
 
 RECIPE = Recipe(background="dark", threshold=25, min_pixels=3)
 ROUTES = ("h5py", "h5py, own memory", "decompress", "lit pixels")
@@ -49,10 +49,7 @@ class Bench:
         if not is_compressed(data):
             raise SystemExit("the file was not written as wanted")
         self._data, self._frames = data, CompressedFrames(data)
-        self._dark, self._mask = np.floor(scan.dark).astype(np.float64), scan.mask
-        cut = (self._dark + RECIPE.threshold).astype(data.dtype)
-        cut[self._mask != 0] = np.iinfo(cut.dtype).max
-        self._chunk_cut = ChunkCut(cut)
+        self._dark, self._mask = np.floor(scan.dark), scan.mask
         # Each thread has its own, and keeps it: what the first frame prepares is not what is measured.
         self._workers = {route: [self._worker(route) for _ in range(THREADS[-1])] for route in ROUTES}
         self.n_lit = self.n_peaks = 0
@@ -81,8 +78,9 @@ class Bench:
 
     def stages(self) -> dict[str, list[float]]:
         """Return the seconds of each part, for each frame, on one thread."""
-        background, finder = self._background(), PeakFinder(RECIPE)
+        background, direct, finder = self._background(), self._background(), PeakFinder(RECIPE)
         background.push(self._data[0])
+        direct.push(self._chunk(0))
         seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
 
         def timed(stage: str, work: Callable[..., Any], *given: Any) -> Any:
@@ -96,7 +94,7 @@ class Bench:
             lit = timed("dense: lit pixels", background.push, image)
             compressed = timed("chunk: read", self._chunk, index)
             timed("chunk: numbers", compressed.dense)
-            timed("chunk: lit pixels", self._lit, compressed)
+            timed("chunk: lit pixels", direct.push, compressed)
             timed("peaks", finder.push, index, 0.0, lit)
         return seconds
 
@@ -113,7 +111,7 @@ class Bench:
                 return background.push(own)
             if route == "decompress":
                 return background.push(self._chunk(index).dense(own))
-            return self._lit(self._chunk(index))
+            return background.push(self._chunk(index))
 
         return lambda index: finder.push(index, 0.0, lit(index))
 
@@ -125,11 +123,6 @@ class Bench:
         if image is None:
             raise SystemExit(f"frame {index} was not written as wanted")
         return image
-
-    def _lit(self, image: CompressedImage) -> LitPixels:
-        row, col, raw = self._chunk_cut.push(image.chunk)
-        dark = self._dark.reshape(-1).take(row * np.int64(image.shape[1]) + col)
-        return LitPixels(shape=image.shape, row=row, col=col, raw=raw, intensity=raw - dark)
 
 
 def main() -> None:
