@@ -374,13 +374,18 @@ Made by `python benchmarks/peaks.py --write-docs` with the environments of the o
 of 16 bits, a dark of 100 counts with a fixed pattern and hot pixels, read noise of 3 counts, a background of 3 to 15
 counts with weak rings, a beam stop, dead pixels, five single-pixel hits a frame, and spots on 16 rings (elliptical
 pseudo-Voigts with sigma 1 to 3 px, Gaussian in omega, log-normal heights with a median of 600 counts, Poisson noise).
-All lit pixels are 25 counts, five sigma of the noise, above the true dark, and groups of fewer than three are dropped.
+Lit pixels are more than 25 counts, five sigma of the noise, above the true dark; groups of fewer than three are
+dropped.
 
 * **recall**: part of the spots higher than 50 counts in the frame that were found, one to one, within 2.5 px.
 * **precision**: part of the peaks that are a spot of the frame, one higher than 10 counts.
 * **position**: root mean square of the distance between peak and spot, for spots without a neighbour within 14 px.
 * **intensity**: sum / truth - 1 for these spots, median and root mean square. The tails below the cut are missing, the
   background that the dark does not hold is in it. Without a fit, midas-peakfit gives the height of the maximum instead.
+
+The row noise-adaptive takes pixels five standard deviations above their surroundings instead, and its sums are above
+these. "Integer dark" has the dark rounded to whole counts. Slow programs searched fewer frames, the first ones, so that
+their figures scatter more.
 
 The threshold is low on purpose: noise on a spot's shoulder then makes maxima of its own, which smoothing removes. On
 brighter and better separated spots the rows lie closer together.
