@@ -133,8 +133,8 @@ def _with_sentinels(recipe: Recipe, detector: DetectorSettings) -> Recipe:
 
 
 def _corrections(recipe: Recipe, detector: DetectorSettings) -> Corrections:
-    wanted = recipe.background == "dark" and detector.dark is not None
-    dark = load_image(detector.dark, reduce="mean") if wanted and detector.dark is not None else None
+    # Read in any case: a file that is not there is a mistake in the settings.
+    dark = None if detector.dark is None else load_image(detector.dark, reduce="mean")
     flat = None if detector.flat is None else load_image(detector.flat, reduce="mean")
     mask = None if detector.mask is None else load_image(detector.mask)
     marks = {"bad_intensity": detector.bad_intensity, "gap_intensity": detector.gap_intensity}
@@ -143,4 +143,10 @@ def _corrections(recipe: Recipe, detector: DetectorSettings) -> Corrections:
             if spec is not None:
                 marked = bad_pixels(load_stack(spec), **marks)
                 mask = marked if mask is None else marked | (mask != 0)
-    return Corrections(dark=dark, flat=flat, mask=mask, transforms=detector.transforms, panels=detector.panels)
+    return Corrections(
+        dark=dark if recipe.background == "dark" else None,
+        flat=flat,
+        mask=mask,
+        transforms=detector.transforms,
+        panels=detector.panels,
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..streaming import ArchiveError, Batches, Frame, Reducer, Table
+from ..streaming import ArchiveError, Frame, PeaksOfFrame, Reducer, Table
 from .raw_archive import RawArchive
 from .reduced_archive import ReducedArchive
 
@@ -62,10 +62,10 @@ def raising_reducer(frames: set[int]) -> Callable[..., Reducer]:
     """Return what makes reducers that have a defect with some frames."""
 
     class Raising(Reducer):
-        def push(self, frame: Frame) -> Batches:
+        def find(self, frame: Frame) -> PeaksOfFrame:
             if frame.frame in frames:
                 raise ZeroDivisionError(f"a defect with frame {frame.frame}")
-            return super().push(frame)
+            return super().find(frame)
 
     return Raising
 

@@ -300,6 +300,8 @@ class _LiveRun:
         if item is not None:
             before = reduction.progress.n_frames
             reduction.push(item.name, item.doc, item.came, item.archived)
+            if not len(self._backlog):
+                reduction.settle()
             if self.publisher is not None and reduction.progress.n_frames > before:
                 self.publisher.reduced(reduction.progress.n_frames, item.came)
         reduction.flush_if_due()

@@ -3,15 +3,17 @@
 import json
 import math
 from array import array
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..streaming import SCAN_ROLES, ArchiveError, Batches, CompressedImage, Frame, HedmLiveError
+from ..streaming import SCAN_ROLES, ArchiveError, Batches, CompressedImage, Frame, HedmLiveError, PeaksOfFrame
 from .assembler import FrameAssembler
 from .detector import DetectorReduction
 from .parts import Parts
@@ -26,6 +28,20 @@ from .settings import Settings
 
 _GIVE_UP_BATCHES = 4096
 _COLUMNS = ("frame", "point", "omega_start", "omega_end", "time")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OnTheWay:
+    """A frame whose peaks are being found."""
+
+    pending: Pending
+    "What was known of it before it was read."
+    came: float
+    "Clock when its document was handed over."
+    frame: Frame
+    "The frame."
+    found: Callable[[], PeaksOfFrame]
+    "Waits for its peaks."
 
 
 class RunReduction:
@@ -83,6 +99,9 @@ class RunReduction:
         self._frame_files: dict[str, tuple[str, str]] = {}
         self._flushed_at = self._clock()
         self._unwritten = 0
+        self._threads = settings.worker.threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._on_the_way: deque[_OnTheWay] = deque()
         self.archive = self._open_archive(reduced_path)
 
     def push(
@@ -121,11 +140,14 @@ class RunReduction:
             self.problems.add("no-stop", "the stop document never came; what came before is reduced")
         self._take(self._assembled("the end", self._assembler.flush), self._clock())
         self.progress.n_rejected += self._assembler.n_lost
-        for number, detector in enumerate(self._detectors):
+        for detector in self._detectors:
             if detector.held and detector.takes_median:
                 self._settle_median(detector)
             if detector.held and detector.has_darks:
                 self._reduce_held(detector)
+        self.settle()
+        self._stop_threads()
+        for number, detector in enumerate(self._detectors):
             if detector.held:
                 self.problems.add("dark-missing", "background is dark, but no dark frame came; no frame is reduced")
                 self.progress.n_rejected += len(detector.held)
@@ -146,6 +168,7 @@ class RunReduction:
 
     def close(self) -> None:
         """Close all files, finished or not."""
+        self._stop_threads()
         self._assembler.close()
         if self.archive is not None:
             with suppress(OSError, RuntimeError):
@@ -204,16 +227,42 @@ class RunReduction:
             self.problems.add("reducer", f"the last tracks cannot be closed: {_why(error)}")
 
     def _reduce(self, pending: Pending, came: float, frame: Frame | None = None) -> None:
+        """Reduce one frame; its peaks may be found in another thread, and linked when those before it are."""
         self._remember(pending)
-        reducer = self._detectors[pending.detector].reducer
-        batches = self._guarded(pending, lambda: reducer().push(frame or self._frame(pending)))
+        reducer = self._guarded(pending, self._detectors[pending.detector].reducer)
+        frame = frame or self._guarded(pending, lambda: self._frame(pending))
+        if reducer is None or frame is None:
+            self.progress.n_rejected += 1
+        elif self._threads > 1 and reducer.parallel:
+            self._pool = self._pool or ThreadPoolExecutor(self._threads, "hedmlive-peaks")
+            found = self._pool.submit(reducer.find, frame)
+            self._on_the_way.append(_OnTheWay(pending=pending, came=came, frame=frame, found=found.result))
+            while len(self._on_the_way) > 2 * self._threads:
+                self._link(self._on_the_way.popleft())
+        else:
+            self.settle()
+            self._link(_OnTheWay(pending=pending, came=came, frame=frame, found=lambda: reducer.find(frame)))
+
+    def settle(self) -> None:
+        """Wait until every frame that was taken in is reduced."""
+        while self._on_the_way:
+            self._link(self._on_the_way.popleft())
+
+    def _stop_threads(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def _link(self, one: "_OnTheWay") -> None:
+        detector = self._detectors[one.pending.detector]
+        batches = self._guarded(one.pending, lambda: detector.reducer().link(one.frame, one.found()))
         if batches is None:
             self.progress.n_rejected += 1
             return
-        self._write(pending.detector, batches)
+        self._write(one.pending.detector, batches)
         self.progress.n_frames += 1
-        self.progress.n_open = sum(detector.n_open for detector in self._detectors)
-        self.progress.frame_lag.add(self._clock() - came)
+        self.progress.n_open = sum(each.n_open for each in self._detectors)
+        self.progress.frame_lag.add(self._clock() - one.came)
 
     def _guarded(self, pending: Pending, do: Callable[[], Any]) -> Any:
         """Do something with one frame; whatever it raises costs that frame alone."""

@@ -67,6 +67,8 @@ class WorkerSettings(_Model):
     "Images that wait for the worker; beyond it they are read back from the raw archive."
     documents: int = Field(default=10_000, ge=1)
     "Documents that wait for the worker."
+    threads: int = Field(default=2, ge=1, le=256)
+    "Threads that find peaks when several frames wait; what comes out does not depend on it."
     reorder_points: int = Field(default=256, ge=1)
     "Later points that are waited for before one that did not come counts as missing."
     role_points: int = Field(default=16, ge=0)

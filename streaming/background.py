@@ -1,5 +1,6 @@
 """Background and the lit pixels above it."""
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,8 @@ class Background:
 
     The cut has the frame's own type, so that the comparison is exact and the only pass over the frame. Frames of
     floating-point numbers are compared with ``background + threshold * flat`` itself, which for whole numbers is the
-    same; NaN and infinity are never lit.
+    same; NaN and infinity are never lit. After the first good image, several threads may push at the same time, unless
+    the background is a running median.
 
     Parameters
     ----------
@@ -111,8 +113,10 @@ class Background:
                 )
         self._cut: _Cut | None = None
         self._chunk_cut: tuple[_Cut, ChunkCut] | None = None
-        # Kept from frame to frame: asking the system for new memory costs more than what is written there.
-        self._runs = np.empty((3, _FIRST_CAPACITY + 1), np.int32)
+        self._lock = threading.Lock()
+        # Kept from frame to frame: asking the system for new memory costs more than what is written there. One for each
+        # thread that is at work; taking from a list and adding to it needs no lock.
+        self._rooms: list[np.ndarray] = []
 
     @property
     def level(self) -> float:
@@ -152,13 +156,14 @@ class Background:
 
     def _push_dense(self, image: np.ndarray, cut: _Cut) -> LitPixels:
         raw = _plain(image, cut.dtype)
+        room = self._rooms.pop() if self._rooms else np.empty((3, _FIRST_CAPACITY + 1), np.int32)
         while True:
-            row, col, first = self._runs
+            row, col, first = room
             n_runs, n = lit_kernels.lit_runs(raw, cut.cut, cut.top, cut.sentinels, row[:-1], col[:-1], first)
             check_flood(n, self._recipe.max_lit, cut.prepared.shape)
             if n_runs < len(row):
                 break
-            self._runs = np.empty((3, 2 * n_runs + 1), np.int32)
+            room = np.empty((3, 2 * n_runs + 1), np.int32)
         if n == 0 and raw.dtype.kind == "f" and np.isnan(raw).all():
             raise FrameError("the image holds nothing but NaN; look at the detector")
         pixel_row, pixel_col = np.empty(n, np.int32), np.empty(n, np.int32)
@@ -167,6 +172,7 @@ class Background:
         lit_kernels.pixels_of_runs(
             raw, cut.background, cut.shift, row[:n_runs], col[:n_runs], first, pixel_row, pixel_col, value, intensity
         )
+        self._rooms.append(room)
         if cut.prepared.flat is not None:
             intensity /= cut.prepared.flat[pixel_row, pixel_col]
         return LitPixels(
@@ -174,10 +180,12 @@ class Background:
         )
 
     def _push_compressed(self, image: CompressedImage, cut: _Cut) -> LitPixels:
-        if self._chunk_cut is None or self._chunk_cut[0] is not cut:
-            full = np.broadcast_to(cut.cut, cut.prepared.shape)
-            self._chunk_cut = (cut, ChunkCut(full, top=int(cut.top), sentinels=cut.sentinels.tolist()))
-        row, col, value = self._chunk_cut[1].push(image.chunk, max_lit=self._recipe.max_lit)
+        with self._lock:
+            if self._chunk_cut is None or self._chunk_cut[0] is not cut:
+                full = np.broadcast_to(cut.cut, cut.prepared.shape)
+                self._chunk_cut = (cut, ChunkCut(full, top=int(cut.top), sentinels=cut.sentinels.tolist()))
+            chunk_cut = self._chunk_cut[1]
+        row, col, value = chunk_cut.push(image.chunk, max_lit=self._recipe.max_lit)
         return self._listed(row, col, value, cut)
 
     def _push_sparse(self, image: SparseImage, cut: _Cut) -> LitPixels:

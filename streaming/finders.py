@@ -19,7 +19,9 @@ GROUP = "hedmlive.peak_finders"
 class Finder(Protocol):
     """Finds the peaks of the frames of one detector, which come one by one in the order of their numbers.
 
-    One whose attribute ``takes_compressed`` is true gets a `CompressedImage` as it is, all others get its counts.
+    One whose attribute ``takes_compressed`` is true gets a `CompressedImage` as it is, all others get its counts. One
+    whose attribute ``parallel`` is true is asked for several frames at the same time, in any order, once it has found
+    the peaks of a first one: what it says of a frame must not depend on the frames before.
     """
 
     def push(self, frame: Frame) -> PeaksOfFrame:
@@ -126,6 +128,7 @@ class ThresholdFinder:
         self._background = Background(recipe, dark=prepared.dark, mask=prepared.invalid, flat=prepared.flat)
         self._peaks = PeakFinder(recipe)
         self._edge = prepared.edge
+        self.parallel = recipe.background != "running-median"
 
     def push(self, frame: Frame) -> PeaksOfFrame:
         """Return the peaks of one frame."""

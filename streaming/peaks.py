@@ -36,12 +36,13 @@ class PeaksOfFrame:
 class PeakFinder:
     """Makes peaks of lit pixels: groups, their parts if they are split, and moments.
 
-    No number is kept between frames, only room to work in: two threads need two finders.
+    No number is kept between frames, only room to work in, and several threads may push at the same time.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._room = _Room(0, 0)
+        # One for each thread that is at work; taking from a list and adding to it needs no lock.
+        self._rooms: list[_Room] = []
 
     def push(
         self,
@@ -67,9 +68,15 @@ class PeakFinder:
         level
             Mean of the background, counts, to be passed on.
         """
-        n = len(lit.row)
-        room = self._room = self._room.for_pixels(n, lit.shape[1])
-        first = room.first
+        room = (self._rooms.pop() if self._rooms else _Room(0, 0)).for_pixels(len(lit.row), lit.shape[1])
+        found = self._push(frame, omega, lit, room, edge, level)
+        self._rooms.append(room)
+        return found
+
+    def _push(
+        self, frame: int, omega: float, lit: LitPixels, room: "_Room", edge: np.ndarray | None, level: float
+    ) -> PeaksOfFrame:
+        n, first = len(lit.row), room.first
         if lit.first is None:
             n_runs = peak_kernels.runs_of_pixels(lit.row, lit.col, first)
         else:
@@ -152,7 +159,7 @@ class _Room:
         """Return room for n pixels of a frame with so many columns."""
         if n <= self._capacity and n_cols == self._n_cols:
             return self
-        return _Room(max(2 * n, self._capacity), n_cols)
+        return _Room(max(n + n // 2, self._capacity), n_cols)
 
 
 def _marked(labels: np.ndarray, marked: np.ndarray, n_peaks: int) -> np.ndarray:

@@ -64,21 +64,47 @@ class Reducer:
         """Tracks that a frame still to come could join."""
         return self._tracker.n_open
 
+    @property
+    def parallel(self) -> bool:
+        """Whether `find` may be called in several threads at the same time, in any order of frames."""
+        return self._finder is not None and bool(getattr(self._finder, "parallel", False))
+
     def push(self, frame: Frame) -> Batches:
-        """Reduce one frame and return the new rows of each table.
+        """Reduce one frame and return the new rows of each table: `find` and `link` in one.
 
         Raises
         ------
         FrameError
             The frame cannot be reduced; the reducer goes on with the next as if this one were missing.
         """
-        if frame.frame <= self._newest:
-            raise FrameError(f"frame {frame.frame} came after frame {self._newest}; wanted them in order, each once")
+        self._check_order(frame)
+        return self.link(frame, self.find(frame))
+
+    def find(self, frame: Frame) -> PeaksOfFrame:
+        """Return the peaks of one frame.
+
+        Raises
+        ------
+        FrameError
+            The frame cannot be reduced; the reducer goes on with the next as if this one were missing.
+        """
         finder = self._finder or self._make(frame)
         found = finder.push(self._turned(frame, keep=getattr(finder, "takes_compressed", False)))
+        # A first frame that is refused must not decide for those that follow.
         self._finder = finder
         if len(found.peaks["peak"]) > TRACK_BASE:
             raise FrameError(f"frame {frame.frame} has more than {TRACK_BASE} peaks; raise the threshold")
+        return found
+
+    def link(self, frame: Frame, found: PeaksOfFrame) -> Batches:
+        """Link the peaks of the next frame with those before, and return the new rows of each table.
+
+        Raises
+        ------
+        FrameError
+            A later frame came before.
+        """
+        self._check_order(frame)
         self._newest = frame.frame
         position = Position.of(frame)
         links = self._linker.push(position, found)
@@ -127,6 +153,10 @@ class Reducer:
             for number in range(3):
                 reducer.push(Frame(frame=number, point=number, image=each, omega_start=number, omega_end=number + 1))
             reducer.flush()
+
+    def _check_order(self, frame: Frame) -> None:
+        if frame.frame <= self._newest:
+            raise FrameError(f"frame {frame.frame} came after frame {self._newest}; wanted them in order, each once")
 
     def _make(self, frame: Frame) -> Finder:
         shape = tuple(frame.image.shape)
