@@ -76,6 +76,7 @@ def surround(
     start: Array,
     image: Array,
     background: Array,
+    flat: Array,
     mask: Array,
     sentinels: Array,
     width: int,
@@ -128,8 +129,8 @@ def surround(
                         end += 1
                         if mask[r, c] or _touches_another(of_pixel, r, c, g):
                             continue
-                        raw = image[r, c]
-                        usable = math.isfinite(raw)
+                        raw = float(image[r, c])
+                        usable = math.isfinite(raw) and flat[r, c] > 0.0
                         for s in sentinels:
                             if raw == s:
                                 usable = False
@@ -137,7 +138,7 @@ def surround(
                             if n < len(out_row):
                                 out_row[n] = r
                                 out_col[n] = c
-                                out_value[n] = raw - background[r, c]
+                                out_value[n] = (raw - background[r, c]) / flat[r, c]
                                 out_owner[n] = near_owner[j]
                             n += 1
             first = last

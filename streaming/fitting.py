@@ -46,6 +46,8 @@ class Surroundings:
     "Raw counts, shape (rows, columns)."
     background: np.ndarray | float = 0.0
     "What was subtracted from the lit pixels, counts: a number, or shape (rows, columns)."
+    flat: np.ndarray | None = None
+    "What the intensities were divided by, shape (rows, columns); none if they were not."
     mask: np.ndarray | None = None
     "0 where a pixel is valid, shape (rows, columns)."
     sentinels: tuple[float, ...] = ()
@@ -70,7 +72,7 @@ class FitRecipe:
     "Unlit pixels within so many steps of a lit one are fitted too, where there are `Surroundings`; 0: none."
     most_peaks: int = 6
     "Peaks of one joint fit; neighbours beyond that are held while others are fitted, by turns."
-    max_steps: int = 60
+    max_steps: int = 30
     "Steps of one joint fit."
 
     def __post_init__(self) -> None:
@@ -266,14 +268,14 @@ def _near(
     begin = np.zeros(len(start), np.int64)
     if around is None or not len(row) or not width:
         return _room(0, begin)
-    image, background, mask, sentinels = _arrays(around)
+    image, background, flat, mask, sentinels = _arrays(around)
     if row.max() >= image.shape[0] or col.max() >= image.shape[1]:
         raise FrameError(f"fit: a lit pixel ({row.max()}, {col.max()}) lies outside the image of {image.shape}")
     near = _room(4 * len(row), begin)
     while True:
         scratch = np.zeros(image.shape, np.int32)
         n = kernels.surround(
-            row, col, group, peak, order, start, image, background, mask, sentinels, width, scratch, *near
+            row, col, group, peak, order, start, image, background, flat, mask, sentinels, width, scratch, *near
         )
         if n <= len(near[0]):
             return near
@@ -284,22 +286,27 @@ def _room(n: int, begin: np.ndarray) -> _Near:
     return np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n), np.empty(n, np.int32), begin
 
 
-def _arrays(around: Surroundings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return image, background, mask and sentinels as the kernel knows them."""
+def _arrays(around: Surroundings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return image, background, flat field, mask and sentinels as the kernel knows them."""
     image = np.asarray(around.image)
     if image.ndim != 2 or image.dtype.kind not in "uif" or image.dtype.char in "eg":
         raise FrameError(f"fit: the image is {image.dtype} of shape {image.shape}; wanted numbers, (rows, columns)")
-    # Read-only, C order, native bytes: one signature a type.
-    image = np.ascontiguousarray(image, image.dtype.newbyteorder("=")).view()
-    image.flags.writeable = False
-    background = np.asarray(around.background, np.float64)
-    mask = np.zeros((), np.bool_) if around.mask is None else np.asarray(around.mask) != 0
-    for name, array in (("background", background), ("mask", mask)):
+    background, mask, flat = around.background, around.mask, around.flat
+    # Nothing is converted that the kernel can read: each pass over a whole frame costs as much as many fits.
+    frames = (
+        ("image", image, image.dtype),
+        ("background", np.asarray(background), np.float32 if _is(background, np.float32) else np.float64),
+        ("flat", np.asarray(1.0 if flat is None else flat), np.float32 if _is(flat, np.float32) else np.float64),
+        ("mask", np.asarray(False if mask is None else mask), np.uint8 if _is(mask, np.uint8) else np.bool_),
+    )
+    made: list[np.ndarray] = []
+    for name, array, dtype in frames:
         if array.ndim and array.shape != image.shape:
             raise FrameError(f"fit: the image has shape {image.shape}, but the {name} has shape {array.shape}")
-    return (
-        image,
-        np.broadcast_to(background, image.shape),
-        np.broadcast_to(mask, image.shape),
-        np.array(around.sentinels, np.float64),
-    )
+        plain = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("=")).reshape(array.shape)
+        made.append(np.broadcast_to(plain, image.shape))
+    return made[0], made[1], made[2], made[3], np.array(around.sentinels, np.float64)
+
+
+def _is(array: object, dtype: type[np.generic]) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype == dtype

@@ -43,7 +43,7 @@ def noisy(image, seed=0, noise=3.0):
     return rng.poisson(image) + rng.normal(0, noise, image.shape)
 
 
-def pixels_of(image, spots, threshold=THRESHOLD):
+def pixels_of(image, spots, threshold=THRESHOLD) -> Any:
     """Lit pixels, their groups, and as their peak the nearest spot: row, col, intensity, group, peak, number."""
     lit = image > threshold
     labels, _ = ndimage.label(lit, np.ones((3, 3)))
@@ -97,7 +97,7 @@ def test_model_derivatives_and_curvature_are_those_of_the_twin(drawn):
     value = rng.uniform(0, 2, len(places)) * np.array(models)
     cost, gradient, curvature, slope = equations(parameters, axes, pixels, value)
     means = np.array(models) + 9.0
-    assert cost == pytest.approx(naive_cost(means, value + 9.0), rel=1e-9, abs=1e-9)
+    assert cost == pytest.approx(naive_cost(means.tolist(), (value + 9.0).tolist()), rel=1e-9, abs=1e-9)
     slopes = np.array([naive_slope(lambda p, at=place: naive_model(p, starts, *at), parameters) for place in places])
     scale = np.abs(slopes).max() + 1.0
     np.testing.assert_allclose(slope[: len(parameters), : len(places)].T, slopes, atol=1e-6 * scale, rtol=1e-5)
@@ -115,7 +115,7 @@ def test_any_number_of_pixels_is_summed(n):
     parameters = np.array([2.0, 100.0, 300.2, 0.1, 1.2, 1.9, 0.3])
     value = rng.uniform(0, 100, n)
     cost, *_ = equations(parameters, np.array([[300.0, 0.0, 1.0, 0.0, 1.0]]), pixels, value)
-    means = [naive_model(parameters, [(300.0, 0.0)], *place) + 9.0 for place in places]
+    means = [naive_model(parameters.tolist(), [(300.0, 0.0)], *place) + 9.0 for place in places]
     assert cost == pytest.approx(naive_cost(means, value + 9.0), rel=1e-9)
 
 
@@ -178,11 +178,11 @@ def test_the_surroundings_are_those_of_the_twin(seed, width):
     start, order = np.empty(n_groups + 1, np.int64), np.empty(len(row), np.int64)
     kernels.by_label(group, start, order)
     room = 200 * len(row)
-    near = [np.empty(room, t) for t in (np.int32, np.int32, np.float64, np.int32)]
+    near: Any = [np.empty(room, t) for t in (np.int32, np.int32, np.float64, np.int32)]
     begin = np.zeros(n_groups + 1, np.int64)
-    background = np.full(shape, 2.5)
+    background, flat = np.full(shape, 2.5), np.full(shape, 2.0)
     sentinels = np.array([7.0])
-    args = (row, col, group, group, order, start, image, background, mask, sentinels, width)
+    args = (row, col, group, group, order, start, image, background, flat, mask, sentinels, width)
     n = kernels.surround(*args, np.zeros(shape, np.int32), *near, begin)
     where = dict(zip(zip(row.tolist(), col.tolist(), strict=True), group.tolist(), strict=True))
     for g in range(n_groups):
@@ -191,7 +191,7 @@ def test_the_surroundings_are_those_of_the_twin(seed, width):
         wanted = {p for p in naive_near(where, g, shape, width) if not mask[p] and image[p] != 7}
         assert len(found) == len(set(found))
         assert set(found) == wanted
-        assert near[2][part].tolist() == [image[p] - 2.5 for p in found]
+        assert near[2][part].tolist() == [(image[p] - 2.5) / 2 for p in found]
         assert set(near[3][part].tolist()) <= {g}
     assert n == begin[-1]
 
@@ -240,7 +240,7 @@ def test_errors_are_as_large_as_the_deviations_from_truth():
     assert 0.7 < np.nanstd(heights) < 1.3
 
 
-def crowd(seed=1, n=40):
+def crowd(seed=1, n=40) -> Any:
     rng = np.random.default_rng(seed)
     spots = [spot(*rng.uniform(8, 112, 2), float(np.exp(rng.normal(6, 1)))) for _ in range(n)]
     image = noisy(light(spots, (120, 120), reach=20) + 9.0, seed)
@@ -255,7 +255,7 @@ def test_threads_batches_and_company_change_no_bit():
     for threads in (2, 3):
         assert equal(one, fit_peaks(*pixels, beam_centre=CENTRE, surroundings=around, threads=threads))
     row, col, value, group, peak, _ = pixels
-    for g in np.unique(group[peak >= 0]):
+    for g in np.unique(group[peak >= 0]).tolist():
         mine = group == g
         numbers = np.unique(peak[mine & (peak >= 0)])
         # The other groups stay lit, their peaks are dropped.
@@ -309,7 +309,7 @@ def test_nothing_breaks_at_eta_180_and_at_the_beam_centre(where):
 def line(n, value=100.0, **given):
     """One peak of n pixels beside each other."""
     some = np.arange(n)
-    arguments = {"beam_centre": CENTRE} | given
+    arguments: dict[str, Any] = {"beam_centre": CENTRE} | given
     return fit_peaks(np.full(n, 5), some, np.full(n, value), 0 * some, 0 * some, 1, **arguments)
 
 
@@ -466,7 +466,9 @@ GOOD = {"row": [1, 1], "col": [1, 2], "intensity": [5.0, 6.0], "group": [0, 0], 
     ],
 )
 def test_wrong_pixels_are_refused(wrong, words):
-    given_: dict[str, Any] = {name: np.array(each) if isinstance(each, list) else each for name, each in (GOOD | wrong).items()}
+    given_: dict[str, Any] = {
+        name: np.array(each) if isinstance(each, list) else each for name, each in (GOOD | wrong).items()
+    }
     with pytest.raises(FrameError, match=words):
         fit_peaks(**given_, beam_centre=CENTRE)
 
