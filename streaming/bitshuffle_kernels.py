@@ -15,13 +15,12 @@ from numba import extending, njit, types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from . import words
+from .vectors import trailing_zeros
 
 Array = NDArray[Any]
 
 # Numba itself passes the first parameter of an intrinsic, which its types do not say.
 intrinsic: Any = extending.intrinsic
-trailing_zeros: Any = words.trailing_zeros
 
 SLACK = 64
 """Bytes that a buffer for decoded planes is longer than its planes: copies run over their end by less than this."""

@@ -10,6 +10,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .vectors import LANES, add_moments, brightest, brightest_of_nine, steps, trailing_zeros
+from .vectors import smooth as smooth_eight
+
 Array = NDArray[Any]
 
 
@@ -45,13 +48,35 @@ def _keep_maxima(
     n = a
     for k in range(a, b):
         i = candidate[k]
+        c, mine = col[i], weight[i]
         stays = True
-        for c in range(max(col[i] - 1, start), min(col[i] + 2, end)):
-            stays &= weight[c + shift] <= weight[i]
-            stays &= not (equal and weight[c + shift] == weight[i])
+        for near in range(c - 1, c + 2):
+            inside = (near >= start) & (near < end)
+            # No branch: a pixel of the run is read in any case, and counts only if it is near.
+            other = weight[(near if inside else start) + shift]
+            stays &= not (inside & ((other > mine) | (equal & (other == mine))))
         candidate[n] = i
         n += stays
     return n
+
+
+@njit(nogil=True, cache=True)
+def _summits(weight: Array, k: Any, a: Any, b: Any) -> Any:
+    """Return a word: bit m says whether pixel k + m of the run a ... b is above the one before, not below the next."""
+    n = min(LANES, b - k)
+    if k > 0 and k + LANES < len(weight):
+        word = steps(weight, k)
+        rises, falls = word & np.uint64(0xFF), word >> np.uint64(LANES)
+    else:
+        rises, falls = np.uint64(0), np.uint64(0)
+        for m in range(n):
+            rises |= np.uint64(k + m > a and weight[k + m] > weight[k + m - 1]) << np.uint64(m)
+            falls |= np.uint64(k + m + 1 < b and weight[k + m] >= weight[k + m + 1]) << np.uint64(m)
+    # The ends of a run have one neighbour.
+    rises |= np.uint64(k == a)
+    if b - k <= LANES:
+        falls |= np.uint64(1) << np.uint64(n - 1)
+    return rises & falls & ((np.uint64(1) << np.uint64(n)) - np.uint64(1))
 
 
 @njit(nogil=True, cache=True)
@@ -80,14 +105,12 @@ def groups(
         a, b = first[i], first[i + 1]
         r, start, end = row[a], col[a], col[a] + b - a
         n = a
-        rises = True
-        for k in range(a, b - 1):
-            falls = weight[k + 1] <= weight[k]
-            maxima[n] = k
-            n += rises & falls
-            rises = not falls
-        maxima[n] = b - 1
-        n += rises
+        for k in range(a, b, LANES):
+            word = _summits(weight, k, a, b)
+            while word != 0:
+                maxima[n] = k + np.int64(trailing_zeros(word))
+                n += 1
+                word &= word - np.uint64(1)
         # Runs above that end before this one can touch them cannot touch a later one of this row either.
         while above < i and (
             row[first[above]] < r - 1
@@ -122,28 +145,72 @@ def groups(
 
 
 @njit(nogil=True, cache=True)
-def _fill(line: Array, places: Array, col: Array, values: Array, a: int, b: int) -> None:
-    for i in range(a, b):
-        line[col[i] + 1] = values[i]
-        places[col[i] + 1] = i
-
-
-@njit(nogil=True, cache=True)
-def _clear(line: Array, col: Array, nothing: Any, a: int, b: int) -> None:
-    for i in range(a, b):
-        line[col[i] + 1] = nothing
-
-
-@njit(nogil=True, cache=True)
-def _rows(row: Array, start: Array) -> int:
-    """Write where each row's pixels start, then len(row); return how many rows hold a pixel."""
+def _rows(row: Array, first: Array, n_runs: int, start: Array) -> int:
+    """Write with which run each row starts, then n_runs; return how many rows hold a run."""
     n = 0
-    for i in range(len(row)):
-        if i == 0 or row[i] != row[i - 1]:
-            start[n] = i
+    for k in range(n_runs):
+        if k == 0 or row[first[k]] != row[first[k - 1]]:
+            start[n] = k
             n += 1
-    start[n] = len(row)
+    start[n] = n_runs
     return n
+
+
+@njit(nogil=True, cache=True)
+def _fill(line: Array, places: Array, col: Array, values: Array, first: Array, a: int, b: int) -> None:
+    """Put the values of the runs a ... b into their columns of a line, and note which pixels they are."""
+    for k in range(a, b):
+        shift = col[first[k]] + 1 - first[k]
+        for i in range(first[k], first[k + 1]):
+            line[i + shift] = values[i]
+            places[i + shift] = i
+
+
+@njit(nogil=True, cache=True)
+def _clear(line: Array, col: Array, nothing: Any, first: Array, a: int, b: int) -> None:
+    for k in range(a, b):
+        shift = col[first[k]] + 1 - first[k]
+        for i in range(first[k], first[k + 1]):
+            line[i + shift] = nothing
+
+
+@njit(nogil=True, cache=True)
+def _next_row(
+    row: Array,
+    col: Array,
+    values: Array,
+    first: Array,
+    start: Array,
+    n_rows: int,
+    k: int,
+    lines: Array,
+    places: Array,
+    nothing: Any,
+) -> Any:
+    """Fill the lines around row k of those that hold a run, and clear what is not near it any more; return the row."""
+    r = row[first[start[k]]]
+    if k > 0:
+        before = row[first[start[k - 1]]]
+        if before == r - 1:
+            # The line above the one before is that of the row below this one.
+            if k > 1 and row[first[start[k - 2]]] == r - 2:
+                _clear(lines[(r + 1) % 3], col, nothing, first, start[k - 2], start[k - 1])
+        else:
+            _clear(lines[before % 3], col, nothing, first, start[k - 1], start[k])
+            if k > 1 and row[first[start[k - 2]]] == before - 1:
+                _clear(lines[(before - 1) % 3], col, nothing, first, start[k - 2], start[k - 1])
+    if k == 0 or row[first[start[k - 1]]] != r - 1:
+        _fill(lines[r % 3], places[r % 3], col, values, first, start[k], start[k + 1])
+    if k + 1 < n_rows and row[first[start[k + 1]]] == r + 1:
+        _fill(lines[(r + 1) % 3], places[(r + 1) % 3], col, values, first, start[k + 1], start[k + 2])
+    return r
+
+
+@njit(nogil=True, cache=True)
+def _clear_last(row: Array, col: Array, first: Array, start: Array, n_rows: int, lines: Array, nothing: Any) -> None:
+    """Clear what the last rows left in the lines."""
+    for k in range(max(0, n_rows - 2), n_rows):
+        _clear(lines[row[first[start[k]]] % 3], col, nothing, first, start[k], start[k + 1])
 
 
 # Three rows of values in lines of their own, which fit the innermost cache, are filled from the list of pixels and
@@ -151,83 +218,65 @@ def _rows(row: Array, start: Array) -> int:
 
 
 @njit(nogil=True, cache=True)
-def smooth(row: Array, col: Array, weight: Array, start: Array, lines: Array, places: Array, smoothed: Array) -> None:
+def smooth(
+    row: Array,
+    col: Array,
+    weight: Array,
+    first: Array,
+    n_runs: int,
+    start: Array,
+    lines: Array,
+    places: Array,
+    smoothed: Array,
+) -> None:
     """Smooth by 3 x 3 weights [1 2 1; 2 4 2; 1 2 1] / 16 over the listed pixels; others count as 0.
 
     All float32, in the order of ImageD11's ``sparse_smooth``: a sixteenth of the pixel itself, then its neighbours in
-    raster order, three more sixteenths of itself in its turn. start (n + 1), lines (3, columns + 2) of zeros and
-    places (3, columns + 2) are room to work in.
+    raster order, three more sixteenths of itself in its turn. start (runs + 1), lines (3, columns + 2 + LANES) of zeros
+    and places, as large, are room to work in; smoothed holds LANES more than there are pixels.
     """
-    one, two, three = np.float32(0.0625), np.float32(0.125), np.float32(0.1875)
-    n_rows = _rows(row, start)
+    flat, width, nothing = lines.reshape(-1), lines.shape[1], np.float32(0)
+    n_rows = _rows(row, first, n_runs, start)
     for k in range(n_rows):
-        a, b = start[k], start[k + 1]
-        r = row[a]
-        above_near = k > 0 and row[start[k - 1]] == r - 1
-        below_near = k + 1 < n_rows and row[b] == r + 1
-        if not above_near:
-            _fill(lines[r % 3], places[r % 3], col, weight, a, b)
-        if below_near:
-            _fill(lines[(r + 1) % 3], places[(r + 1) % 3], col, weight, b, start[k + 2])
-        above, here, below = lines[(r + 2) % 3], lines[r % 3], lines[(r + 1) % 3]
-        for i in range(a, b):
-            c = col[i]
-            total = here[c + 1] * one
-            total += above[c] * one
-            total += above[c + 1] * two
-            total += above[c + 2] * one
-            total += here[c] * two
-            total += here[c + 1] * three
-            total += here[c + 2] * two
-            total += below[c] * one
-            total += below[c + 1] * two
-            total += below[c + 2] * one
-            smoothed[i] = total
-        if above_near:
-            _clear(above, col, np.float32(0), start[k - 1], a)
-        if not below_near:
-            _clear(here, col, np.float32(0), a, b)
+        r = _next_row(row, col, weight, first, start, n_rows, k, lines, places, nothing)
+        above, here, below = (r + 2) % 3 * width, r % 3 * width, (r + 1) % 3 * width
+        for run in range(start[k], start[k + 1]):
+            shift = np.int64(col[first[run]]) - first[run]
+            for i in range(first[run], first[run + 1], LANES):
+                smooth_eight(flat, above, here, below, i + shift, smoothed, i)
+    _clear_last(row, col, first, start, n_rows, lines, nothing)
 
 
 @njit(nogil=True, cache=True)
-def _brightest(values: Array, c: int) -> int:
-    """Return the place of the first brightest of three neighbours."""
-    best = c + 1 if values[c + 1] > values[c] else c
-    return c + 2 if values[c + 2] > values[best] else best
-
-
-@njit(nogil=True, cache=True)
-def climb(row: Array, col: Array, weight: Array, start: Array, lines: Array, places: Array, top: Array) -> None:
+def climb(
+    row: Array,
+    col: Array,
+    weight: Array,
+    first: Array,
+    n_runs: int,
+    start: Array,
+    lines: Array,
+    places: Array,
+    top: Array,
+) -> None:
     """Write the local maximum that each pixel climbs to, by way of the brightest of its 3 x 3 neighbourhood.
 
     Of equals the first in raster order is taken, the pixel itself in its turn. weight may be float32 or float64; start
-    (n + 1), lines (3, columns + 2) of -inf, of weight's type, and places (3, columns + 2) are room to work in.
+    (runs + 1), lines (3, columns + 2 + LANES) of -inf, of weight's type, and places, as large, are room to work in; top
+    holds LANES more than there are pixels.
     """
-    n_rows = _rows(row, start)
-    nothing, width = lines[0, 0], lines.shape[1]
-    values, indices = lines.reshape(-1), places.reshape(-1)
+    flat, width, nothing, indices = lines.reshape(-1), lines.shape[1], lines[0, 0], places.reshape(-1)
+    n_rows = _rows(row, first, n_runs, start)
     for k in range(n_rows):
-        a, b = start[k], start[k + 1]
-        r = row[a]
-        above_near = k > 0 and row[start[k - 1]] == r - 1
-        below_near = k + 1 < n_rows and row[b] == r + 1
-        if not above_near:
-            _fill(lines[r % 3], places[r % 3], col, weight, a, b)
-        if below_near:
-            _fill(lines[(r + 1) % 3], places[(r + 1) % 3], col, weight, b, start[k + 2])
+        r = _next_row(row, col, weight, first, start, n_rows, k, lines, places, nothing)
         above, here, below = (r + 2) % 3 * width, r % 3 * width, (r + 1) % 3 * width
-        for i in range(a, b):
-            # Selections, not branches: where the brightest neighbour lies cannot be predicted.
-            one = _brightest(values, above + col[i])
-            two = _brightest(values, here + col[i])
-            three = _brightest(values, below + col[i])
-            best = two if values[two] > values[one] else one
-            best = three if values[three] > values[best] else best
-            top[i] = indices[best]
-        if above_near:
-            _clear(lines[(r + 2) % 3], col, nothing, start[k - 1], a)
-        if not below_near:
-            _clear(lines[r % 3], col, nothing, a, b)
+        for run in range(start[k], start[k + 1]):
+            shift = np.int64(col[first[run]]) - first[run]
+            for i in range(first[run], first[run + 1], LANES):
+                brightest_of_nine(flat, above, here, below, i + shift, top, i)
+            for i in range(first[run], first[run + 1]):
+                top[i] = indices[top[i]]
+    _clear_last(row, col, first, start, n_rows, lines, nothing)
     # Each pass doubles the steps that are taken at once.
     moved = True
     while moved:
@@ -236,6 +285,33 @@ def climb(row: Array, col: Array, weight: Array, start: Array, lines: Array, pla
             further = top[top[i]]
             moved |= further != top[i]
             top[i] = further
+
+
+@njit(nogil=True, cache=True)
+def flat_tops(
+    row: Array,
+    col: Array,
+    weight: Array,
+    first: Array,
+    n_runs: int,
+    start: Array,
+    lines: Array,
+    places: Array,
+    is_top: Array,
+) -> None:
+    """Mark the pixels that no 8-neighbour exceeds: of a flat top all. The other arguments are those of `climb`."""
+    nothing = lines[0, 0]
+    n_rows = _rows(row, first, n_runs, start)
+    for k in range(n_rows):
+        r = _next_row(row, col, weight, first, start, n_rows, k, lines, places, nothing)
+        above, here, below = lines[(r + 2) % 3], lines[r % 3], lines[(r + 1) % 3]
+        for i in range(first[start[k]], first[start[k + 1]]):
+            c = col[i]
+            best = max(max(above[c], above[c + 1]), above[c + 2])
+            best = max(best, max(here[c], here[c + 2]))
+            best = max(best, max(max(below[c], below[c + 1]), below[c + 2]))
+            is_top[i] = here[c + 1] >= best
+    _clear_last(row, col, first, start, n_rows, lines, nothing)
 
 
 @njit(nogil=True, cache=True)
@@ -277,33 +353,6 @@ def nearest_maximum(
                 if distance < least:
                     best, least = m, distance
             top[i] = best
-
-
-@njit(nogil=True, cache=True)
-def flat_tops(row: Array, col: Array, weight: Array, start: Array, lines: Array, places: Array, is_top: Array) -> None:
-    """Mark the pixels that no 8-neighbour exceeds: of a flat top all. The other arguments are those of `climb`."""
-    n_rows = _rows(row, start)
-    nothing = lines[0, 0]
-    for k in range(n_rows):
-        a, b = start[k], start[k + 1]
-        r = row[a]
-        above_near = k > 0 and row[start[k - 1]] == r - 1
-        below_near = k + 1 < n_rows and row[b] == r + 1
-        if not above_near:
-            _fill(lines[r % 3], places[r % 3], col, weight, a, b)
-        if below_near:
-            _fill(lines[(r + 1) % 3], places[(r + 1) % 3], col, weight, b, start[k + 2])
-        above, here, below = lines[(r + 2) % 3], lines[r % 3], lines[(r + 1) % 3]
-        for i in range(a, b):
-            c = col[i]
-            best = max(max(above[c], above[c + 1]), above[c + 2])
-            best = max(best, max(here[c], here[c + 2]))
-            best = max(best, max(max(below[c], below[c + 1]), below[c + 2]))
-            is_top[i] = here[c + 1] >= best
-        if above_near:
-            _clear(above, col, nothing, start[k - 1], a)
-        if not below_near:
-            _clear(here, col, nothing, a, b)
 
 
 @njit(nogil=True, cache=True)
@@ -353,43 +402,36 @@ def moments(
     """Sum each label's pixels in raster order, and write the label of each pixel.
 
     A stretch is a row of neighbours of one label, -1 for none: first holds the index of its first pixel, and one number
-    more. sums (n, 7): weight, w dr, w dc, w dr^2, w dc^2, w dr dc, largest weight, with dr, dc from the first pixel;
+    more. sums (n, 8): weight, w dr, w dc, w dr^2, w dc^2, w dr dc, largest weight, with dr, dc from the first pixel;
     box (n, 8): first row, first col, row_min, row_max, col_min, col_max, row and col of the brightest pixel;
     counts (n), of zeros: pixels.
     """
+    flat = sums.reshape(-1)
     for s in range(n_stretches):
-        k, a, b = label[s], first[s], first[s + 1]
-        for i in range(a, b):
-            labels[i] = k
+        k, a, b = label[s], np.int64(first[s]), np.int64(first[s + 1])
+        for i in range(a, b, LANES):
+            if i + LANES <= len(labels):
+                # What is too much, the next stretch overwrites.
+                for m in range(LANES):
+                    labels[i + m] = k
+            else:
+                labels[i:b] = k
         if k < 0:
             continue
         r, c = row[a], col[a]
         if counts[k] == 0:
             box[k, 0] = box[k, 2] = r
             box[k, 1] = box[k, 4] = box[k, 5] = c
-            for m in range(6):
-                sums[k, m] = 0.0
+            sums[k] = 0.0
             sums[k, 6] = -np.inf
-        dr, dc = float(r - box[k, 0]), float(c - box[k, 1])
-        w0, wr, wc, wrr, wcc, wrc, top = (
-            sums[k, 0], sums[k, 1], sums[k, 2], sums[k, 3], sums[k, 4], sums[k, 5], sums[k, 6]
-        )  # fmt: skip
-        at = -1
-        for i in range(a, b):
-            w = weight[i]
-            w0 += w
-            wr += w * dr
-            wc += w * dc
-            wrr += w * dr * dr
-            wcc += w * dc * dc
-            wrc += w * dr * dc
-            at = i if w > top else at
-            top = max(top, w)
-            dc += 1.0
-        sums[k, 0], sums[k, 1], sums[k, 2], sums[k, 3], sums[k, 4], sums[k, 5], sums[k, 6] = (
-            w0, wr, wc, wrr, wcc, wrc, top
-        )  # fmt: skip
-        if at >= 0:
+        add_moments(weight, a, b - a, float(r - box[k, 0]), float(c - box[k, 1]), flat, np.int64(k) * LANES)
+        at, top = a, weight[a]
+        for i in range(a, b, LANES):
+            best = i + (brightest(weight, i, b - i) if i + LANES <= len(weight) else np.argmax(weight[i:b]))
+            at = best if weight[best] > top else at
+            top = max(top, weight[best])
+        if top > sums[k, 6]:
+            sums[k, 6] = top
             box[k, 6] = r
             box[k, 7] = col[at]
         box[k, 3] = r

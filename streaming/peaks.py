@@ -9,6 +9,7 @@ from . import peak_kernels
 from .background import LitPixels
 from .recipe import Recipe
 from .tables import PEAKS, PIXELS, Columns
+from .vectors import LANES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ class PeakFinder:
             top = self._tops(lit, room, first, n_runs, found)
             stretch, label = room.stretch, room.label
             n_stretches, n_peaks = peak_kernels.number_tops(top, first, n_runs, number, room.seen, stretch, label)
-        sums, box = np.empty((n_peaks, 7)), np.empty((n_peaks, 8), np.int32)
+        sums, box = np.empty((n_peaks, LANES)), np.empty((n_peaks, 8), np.int32)
         labels = np.empty(n, np.int32)
         n_pixels, n_maxima = np.zeros(n_peaks, np.int32), np.zeros(n_peaks, np.int32)
         peak_kernels.moments(lit.row, lit.col, lit.intensity, stretch, label, n_stretches, sums, box, n_pixels, labels)
@@ -121,22 +122,23 @@ class PeakFinder:
 
     def _tops(self, lit: LitPixels, room: "_Room", first: np.ndarray, n_runs: int, found: int) -> np.ndarray:
         """Return the pixel whose part each pixel belongs to."""
-        row, col, weight, top = lit.row, lit.col, lit.intensity, room.top[: len(lit.row)]
+        row, col, weight, top = lit.row, lit.col, lit.intensity, room.top
+        work = (first, n_runs, room.rows)
         if self._recipe.split == "regional-maximum":
             is_top = np.empty(len(row), np.bool_)
-            peak_kernels.flat_tops(row, col, weight, room.rows, room.lines, room.places, is_top)
+            peak_kernels.flat_tops(row, col, weight, *work, room.lines, room.places, is_top)
             group = np.repeat(room.group[:n_runs], np.diff(first[: n_runs + 1]))
             limit, start = self._recipe.max_maxima, np.empty(found + 1, np.int64)
             order = np.empty(len(row), np.int64)
             peak_kernels.nearest_maximum(row, col, weight, group, room.size[:found], is_top, limit, start, order, top)
         elif self._recipe.smooth:
-            smoothed = room.smoothed[: len(row)]
-            single = weight.astype(np.float32)
-            peak_kernels.smooth(row, col, single, room.rows, room.zero_lines, room.places, smoothed)
-            peak_kernels.climb(row, col, smoothed, room.rows, room.single_lines, room.places, top)
+            single = room.single[: len(row)]
+            single[:] = weight
+            peak_kernels.smooth(row, col, single, *work, room.zero_lines, room.places, room.smoothed)
+            peak_kernels.climb(row, col, room.smoothed, *work, room.single_lines, room.places, top)
         else:
-            peak_kernels.climb(row, col, weight, room.rows, room.lines, room.places, top)
-        return top
+            peak_kernels.climb(row, col, weight, *work, room.lines, room.places, top)
+        return top[: len(row)]
 
 
 class _Room:
@@ -144,16 +146,15 @@ class _Room:
 
     def __init__(self, capacity: int, n_cols: int) -> None:
         self._capacity, self._n_cols = capacity, n_cols
-        self.first, self.group, self.size, self.maxima, self.ends, self.rows, self.top, self.seen = np.empty(
-            (8, capacity + 1), np.int32
-        )
-        self.stretch, self.label = np.empty((2, capacity + 1), np.int32)
-        self.smoothed = np.empty(capacity, np.float32)
-        # The kernels leave the lines as they find them.
-        self.lines = np.full((3, n_cols + 2), -np.inf)
-        self.single_lines = np.full((3, n_cols + 2), -np.inf, np.float32)
-        self.zero_lines = np.zeros((3, n_cols + 2), np.float32)
-        self.places = np.zeros((3, n_cols + 2), np.int32)
+        # The kernels write whole vectors, and leave the lines as they find them.
+        size, width = capacity + LANES, n_cols + 2 + LANES
+        self.first, self.group, self.size, self.maxima, self.ends = np.empty((5, size), np.int32)
+        self.rows, self.top, self.seen, self.stretch, self.label = np.empty((5, size), np.int32)
+        self.single, self.smoothed = np.empty((2, size), np.float32)
+        self.lines = np.full((3, width), -np.inf)
+        self.single_lines = np.full((3, width), -np.inf, np.float32)
+        self.zero_lines = np.zeros((3, width), np.float32)
+        self.places = np.zeros((3, width), np.int32)
 
     def for_pixels(self, n: int, n_cols: int) -> "_Room":
         """Return room for n pixels of a frame with so many columns."""
