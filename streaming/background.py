@@ -78,6 +78,8 @@ class Background:
         0 where a pixel is valid, shape (rows, columns).
     flat
         Relative response, shape (rows, columns); where it is 0, negative or not finite a pixel is invalid.
+    prepared
+        What these three come to, instead of them.
 
     Raises
     ------
@@ -92,25 +94,27 @@ class Background:
         dark: np.ndarray | None = None,
         mask: np.ndarray | None = None,
         flat: np.ndarray | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
-        if (recipe.background == "constant") != (dark is None):
-            given = "no" if dark is None else "a"
+        given = dark if prepared is None else prepared.dark
+        if (recipe.background == "constant") != (given is None):
+            said = "no" if given is None else "a"
             raise SettingsError(
-                f"recipe: background is {recipe.background!r} and {given} dark frame was given; "
+                f"recipe: background is {recipe.background!r} and {said} dark frame was given; "
                 "give a dark frame, or the median of the first frames, exactly when it is not constant"
             )
         self._recipe = recipe
-        dark, mask, flat = (None if each is None else np.array(each) for each in (dark, mask, flat))
-        self._corrections = Corrections(dark=dark, mask=mask, flat=flat)
-        self._level = recipe.background_level
+        self._corrections: Corrections | None = None
+        if prepared is None:
+            dark, mask, flat = (None if each is None else np.array(each) for each in (dark, mask, flat))
+            self._corrections = Corrections(dark=dark, mask=mask, flat=flat)
+            prepared = None if dark is None else self._corrections.prepared(dark.shape)
+        self._prepared = prepared
+        self._level = recipe.background_level if prepared is None or prepared.dark is None else prepared.level
         self._running: RunningMedian | None = None
-        if dark is not None:
-            prepared = self._corrections.prepared(dark.shape)
-            self._level = prepared.level
-            if recipe.background == "running-median":
-                self._running = RunningMedian(
-                    dark, step=recipe.background_step, every=recipe.background_every, invalid=prepared.invalid
-                )
+        if recipe.background == "running-median" and prepared is not None and prepared.dark is not None:
+            step, every = recipe.background_step, recipe.background_every
+            self._running = RunningMedian(prepared.dark, step=step, every=every, invalid=prepared.invalid)
         self._cut: _Cut | None = None
         self._chunk_cut: tuple[_Cut, ChunkCut] | None = None
         self._lock = threading.Lock()
@@ -222,13 +226,21 @@ class Background:
         if dtype.kind not in "uif" or dtype.char in "eg":
             raise FrameError(f"the image holds {dtype}; wanted integers, float32 or float64")
         if self._cut is None:
-            return self._make_cut(self._corrections.prepared((int(shape[0]), int(shape[1]))), dtype)
+            return self._make_cut(self._prepared_for((int(shape[0]), int(shape[1]))), dtype)
         if shape != self._cut.prepared.shape or dtype != self._cut.dtype:
             raise FrameError(
                 f"the image is {dtype} of shape {shape}; wanted {self._cut.dtype} of shape {self._cut.prepared.shape} "
                 "as the frames before"
             )
         return self._cut
+
+    def _prepared_for(self, shape: tuple[int, int]) -> Prepared:
+        if self._prepared is not None and self._prepared.shape == shape:
+            return self._prepared
+        if self._corrections is None:
+            wanted = None if self._prepared is None else self._prepared.shape
+            raise FrameError(f"the image has shape {shape}; wanted {wanted} as the corrections")
+        return self._corrections.prepared(shape)
 
     def _make_cut(self, prepared: Prepared, dtype: np.dtype) -> _Cut:
         level = self._recipe.background_level if prepared.dark is None else prepared.dark

@@ -231,10 +231,10 @@ class Corrections:
         return invalid if invalid is not None and invalid.any() else None
 
     def _filled(self, image: np.ndarray, invalid: np.ndarray | None, value: float) -> np.ndarray:
-        """Return a transformed copy, float64, that holds value where invalid."""
-        filled = self.transformed(image).astype(np.float64)
+        """Return an image transformed, float64, that holds value where invalid; a copy only where it must be."""
+        filled = self.transformed(image).astype(np.float64, copy=False)
         if invalid is not None:
-            filled[invalid] = value
+            filled = np.where(invalid, value, filled)
         return filled
 
 

@@ -125,7 +125,7 @@ class ThresholdFinder:
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
         options_of(recipe, ())
-        self._background = Background(recipe, dark=prepared.dark, mask=prepared.invalid, flat=prepared.flat)
+        self._background = Background(recipe, prepared=prepared)
         self._peaks = PeakFinder(recipe)
         self._edge = prepared.edge
         self.parallel = recipe.background != "running-median"
