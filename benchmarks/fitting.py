@@ -87,8 +87,6 @@ class Errors:
     "Distance [px] and sum / truth - 1, shape (n, 2), of spots without a neighbour within ALONE."
     crowded: list[Array]
     "The same of spots with a neighbour within CROWDED; both were found."
-    n_crowded: int = 0
-    "Crowded spots."
 
 
 def pixels_of(scan: RotationScan, split: dict[str, Any]) -> list[Pixels]:
@@ -130,13 +128,15 @@ def compare(truth: tuple[Truth, ...], found: list[Array]) -> Errors:
         errors.alone.append(differ[paired & (far > ALONE)])
         crowded = far < CROWDED
         errors.crowded.append(differ[crowded & paired & paired[other]])
-        errors.n_crowded += int(crowded.sum())
     return errors
 
 
 def row_of(errors: Errors) -> list[str]:
     cells: list[str] = []
     for some in (np.concatenate(errors.alone), np.concatenate(errors.crowded)):
+        if not len(some):
+            cells += ["0", "", "", "", ""]
+            continue
         root, middle = np.sqrt((some[:, 0] ** 2).mean()), np.median(some[:, 0])
         cells += [str(len(some)), f"{root:.3f}", f"{middle:.3f}"]
         cells += [f"{np.median(some[:, 1]):+.3f}", f"{np.median(np.abs(some[:, 1])):.3f}"]
@@ -179,14 +179,10 @@ def measure(n_spots: int, n_frames: int, python: str | None, rates: Table, accur
             str(n_spots), f"hedmlive, {name}", str(n_peaks), str(n_fitted), f"{1e3 * min(cpu) / n_frames:.1f}",
             f"{n_peaks / min(cpu):.0f}", f"{min(one) / min(two):.2f}", "",
         )  # fmt: skip
-        moments = [each.moments for each in frames]
         whole = [np.column_stack([fit[f"fit_{c}"] for c in ("row", "col", "sum")]) for fit in fits]
-        fitted: list[Array] = [np.isfinite(each).all(axis=1) for each in whole]
         for what, peaks in (
-            ("moments", moments),
-            ("moments, of peaks that were fitted", [m[f] for m, f in zip(moments, fitted, strict=True)]),
-            ("fit", [each[f] for each, f in zip(whole, fitted, strict=True)]),
-            ("fit, else moments", [np.where(f[:, None], w, m) for w, m, f in zip(whole, moments, fitted, strict=True)]),
+            ("moments", [each.moments for each in frames]),
+            ("fit", [each[np.isfinite(each[:, 0])] for each in whole]),
         ):
             accuracy.add_row(str(n_spots), f"{what}; {name}", *row_of(compare(scan.truth, peaks)))
     if python is not None:

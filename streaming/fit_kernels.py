@@ -38,7 +38,7 @@ _CLOSE = 1.5
 "Peaks nearer than this times the sum of their sizes are fitted jointly: further ones change each other too little."
 
 _SWEEPS = 2
-_TOLERANCE = 1e-7
+_TOLERANCE = 5e-7
 "A fit ends where the next step promises to lower half the deviance by less than this part of it, and of 1."
 
 _LEAST_DAMPING, _LARGEST_DAMPING = 1e-6, 1e10

@@ -70,7 +70,7 @@ class FitRecipe:
     "Counts a detected photon makes: variance = noise^2 + gain * counts."
     width: int = 2
     "Unlit pixels within so many steps of a lit one are fitted too, where there are `Surroundings`; 0: none."
-    most_peaks: int = 6
+    most_peaks: int = 4
     "Peaks of one joint fit; neighbours beyond that are held while others are fitted, by turns."
     max_steps: int = 30
     "Steps of one joint fit."

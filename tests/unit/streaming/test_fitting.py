@@ -178,12 +178,12 @@ def test_the_surroundings_are_those_of_the_twin(seed, width):
     start, order = np.empty(n_groups + 1, np.int64), np.empty(len(row), np.int64)
     kernels.by_label(group, start, order)
     room = 200 * len(row)
-    near: Any = [np.empty(room, t) for t in (np.int32, np.int32, np.float64, np.int32)]
+    near = [np.empty(room, t) for t in (np.int32, np.int32, np.float64, np.int32)]
     begin = np.zeros(n_groups + 1, np.int64)
     background, flat = np.full(shape, 2.5), np.full(shape, 2.0)
     sentinels = np.array([7.0])
     args = (row, col, group, group, order, start, image, background, flat, mask, sentinels, width)
-    n = kernels.surround(*args, np.zeros(shape, np.int32), *near, begin)
+    n = kernels.surround(*args, np.zeros(shape, np.int32), near[0], near[1], near[2], near[3], begin)
     where = dict(zip(zip(row.tolist(), col.tolist(), strict=True), group.tolist(), strict=True))
     for g in range(n_groups):
         part = slice(begin[g], begin[g + 1])
@@ -242,7 +242,8 @@ def test_errors_are_as_large_as_the_deviations_from_truth():
 
 def crowd(seed=1, n=40) -> Any:
     rng = np.random.default_rng(seed)
-    spots = [spot(*rng.uniform(8, 112, 2), float(np.exp(rng.normal(6, 1)))) for _ in range(n)]
+    places = rng.uniform(8, 112, (n, 2)).tolist()
+    spots = [spot(row, col, float(np.exp(rng.normal(6, 1)))) for row, col in places]
     image = noisy(light(spots, (120, 120), reach=20) + 9.0, seed)
     return image, pixels_of(image, spots)
 
