@@ -646,7 +646,7 @@ def _too_large(g: int, start: Array, peak_start: Array) -> bool:
 def _place(pixels: Array, n: int, x: float, y: float) -> None:
     pixels[0, n] = x
     pixels[1, n] = y
-    pixels[2, n] = math.hypot(x, y)
+    pixels[2, n] = math.sqrt(x * x + y * y)
     pixels[3, n] = math.atan2(y, x)
 
 
