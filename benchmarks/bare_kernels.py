@@ -19,8 +19,9 @@ class BareKernels:
         self._runs = np.empty((3, capacity + 1), np.int32)
         self._row, self._col, self._labels = np.empty((3, capacity), np.int32)
         self._raw, self._intensity = np.empty(capacity, cut.dtype), np.empty(capacity)
-        self._group, self._size, self._maxima, self._ends = np.empty((4, capacity + 1), np.int32)
-        self._sums, self._box = np.empty((capacity, 7)), np.empty((capacity, 8), np.int32)
+        self._group, self._size, self._bright = np.empty((3, capacity + 1), np.int32)
+        self._maxima, self._near = np.empty(capacity + 1, np.uint8), np.empty((4, capacity + 1), np.int32)
+        self._sums, self._box = np.empty((capacity, 8)), np.empty((capacity, 8), np.int32)
         self._none = np.empty(0, cut.dtype)
         self._top = cut.dtype.type(np.iinfo(cut.dtype).max)
 
@@ -34,11 +35,13 @@ class BareKernels:
         )
         rows, cols, _, intensity = listed
         found = peak_kernels.groups(
-            rows, cols, intensity, first, n_runs, self._group, self._size, self._maxima, self._ends
+            rows, cols, intensity, first, n_runs, self._group, self._size, self._maxima, self._near
         )
         counts = np.zeros(found, np.int32)
         sums, box, group = self._sums[:found], self._box[:found], self._group[:n_runs]
-        peak_kernels.moments(rows, cols, intensity, first, group, n_runs, sums, box, counts, self._labels[:n])
+        peak_kernels.moments(
+            rows, cols, intensity, first, group, self._bright, n_runs, sums, box, counts, self._labels[:n]
+        )
         keep = counts >= self._min_pixels
         sums, box = sums[keep], box[keep]
         return Found(

@@ -10,8 +10,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .vectors import LANES, add_moments, brightest, brightest_of_nine, steps, trailing_zeros
-from .vectors import smooth as smooth_eight
+from .vectors import (
+    LANES,
+    add_moments,
+    add_near,
+    exceeded,
+    reached,
+    steps,
+    take_brighter,
+    trailing_zeros,
+)
 
 Array = NDArray[Any]
 
@@ -28,7 +36,7 @@ def runs_of_pixels(row: Array, col: Array, first: Array) -> int:
     return n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def _root(parent: Array, i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -36,31 +44,7 @@ def _root(parent: Array, i: int) -> int:
     return i
 
 
-@njit(nogil=True, cache=True)
-def _keep_maxima(
-    col: Array, weight: Array, candidate: Array, a: int, b: Any, start: Any, end: Any, shift: Any, equal: bool
-) -> Any:
-    """Keep of the candidates a ... b those that no touching pixel of another row's run exceeds; return the new b.
-
-    The other run covers the columns start ... end - 1 and column c lies at index c + shift. With equal, a pixel that
-    is as bright takes the place too.
-    """
-    n = a
-    for k in range(a, b):
-        i = candidate[k]
-        c, mine = col[i], weight[i]
-        stays = True
-        for near in range(c - 1, c + 2):
-            inside = (near >= start) & (near < end)
-            # No branch: a pixel of the run is read in any case, and counts only if it is near.
-            other = weight[(near if inside else start) + shift]
-            stays &= not (inside & ((other > mine) | (equal & (other == mine))))
-        candidate[n] = i
-        n += stays
-    return n
-
-
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def _summits(weight: Array, k: Any, a: Any, b: Any) -> Any:
     """Return a word: bit m says whether pixel k + m of the run a ... b is above the one before, not below the next."""
     n = min(LANES, b - k)
@@ -80,6 +64,38 @@ def _summits(weight: Array, k: Any, a: Any, b: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
+def _is_exceeded(weight: Array, i: Any, p: Any, low: Any, high: Any, equal: bool) -> Any:
+    """Do what `exceeded` (with equal: `reached`) does, one by one, where eight values cannot be read."""
+    word = np.uint64(0)
+    for k in range(min(LANES, len(weight) - i)):
+        for m in range(max(low, k - 1), min(high, k + 2)):
+            higher = weight[p + m] > weight[i + k] or (equal and weight[p + m] == weight[i + k])
+            word |= np.uint64(higher) << np.uint64(k)
+    return word
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _keep_maxima(weight: Array, a: Any, b: Any, p: Any, low: Any, high: Any, equal: bool, maxima: Array) -> None:
+    """Clear the bits of the pixels of the run a ... b that a touching pixel of another row's run exceeds.
+
+    The neighbour of pixel a + k lies at p + k, and in the run where low <= k < high. With equal, one that is as bright
+    exceeds it too.
+    """
+    block = a
+    for k in range(a, b, LANES):
+        shift = k - a
+        if p + shift >= 1 and max(p + shift, k) + LANES < len(weight):
+            if equal:
+                word = reached(weight, k, p + shift, low - shift, high - shift)
+            else:
+                word = exceeded(weight, k, p + shift, low - shift, high - shift)
+        else:
+            word = _is_exceeded(weight, k, p + shift, low - shift, high - shift, equal)
+        maxima[block] &= np.uint8(~word)
+        block += 1
+
+
+@njit(nogil=True, cache=True)
 def groups(
     row: Array,
     col: Array,
@@ -89,13 +105,16 @@ def groups(
     group: Array,
     size: Array,
     maxima: Array,
-    ends: Array,
+    near: Array,
+    bright: Array,
 ) -> int:
     """Number the 8-connected groups of pixels from 0 by their first pixel; return how many there are.
 
     first holds the runs as `runs_of_pixels` wrote them. Written are: group, that of each run; size, the pixels of each
-    group; and the local maxima, pixels of which no 8-neighbour is brighter, nor as bright and earlier: those of run k
-    are maxima[first[k]:ends[k]].
+    group; near (4, runs), the runs above, from and to, and those below, that each run touches; bright, the brightest
+    pixel of each run, the first of equals; and the local maxima, pixels of which no 8-neighbour is brighter, nor as
+    bright and earlier, as bits: those of the first eight pixels of run k are maxima[first[k]], those of the next eight
+    follow it.
     """
     # Runs go through the union-find, not pixels. The lower index wins, so a root is always the first run of its group.
     # Of the pixels, only those that are brightest among their two neighbours in the run are compared with other rows.
@@ -104,33 +123,38 @@ def groups(
         group[i] = i
         a, b = first[i], first[i + 1]
         r, start, end = row[a], col[a], col[a] + b - a
-        n = a
+        best = a
         for k in range(a, b, LANES):
             word = _summits(weight, k, a, b)
+            maxima[a + (k - a) // LANES] = word
             while word != 0:
-                maxima[n] = k + np.int64(trailing_zeros(word))
-                n += 1
+                top = k + np.int64(trailing_zeros(word))
+                best = top if weight[top] > weight[best] else best
                 word &= word - np.uint64(1)
+        bright[i] = best
         # Runs above that end before this one can touch them cannot touch a later one of this row either.
         while above < i and (
             row[first[above]] < r - 1
             or (row[first[above]] == r - 1 and col[first[above]] + first[above + 1] - first[above] < start)
         ):
             above += 1
-        j = above
+        near[0, i] = j = above
+        near[2, i] = near[3, i] = 0
         while j < i and row[first[j]] == r - 1 and col[first[j]] <= end:
-            p = first[j]
-            start_j = col[p]
-            end_j = start_j + first[j + 1] - p
-            n = _keep_maxima(col, weight, maxima, a, n, start_j, end_j, p - start_j, True)
-            ends[j] = _keep_maxima(col, weight, maxima, p, ends[j], start, end, a - start, False)
+            p, q = first[j], first[j + 1]
+            shift = np.int64(start) - col[p]
+            _keep_maxima(weight, a, b, p + shift, -shift, q - p - shift, True, maxima)
+            _keep_maxima(weight, p, q, a - shift, shift, b - a + shift, False, maxima)
             x, y = _root(group, i), _root(group, j)
             if x < y:
                 group[y] = x
             elif y < x:
                 group[x] = y
+            if near[3, j] == 0:
+                near[2, j] = i
+            near[3, j] = i + 1
             j += 1
-        ends[i] = n
+        near[1, i] = j
     n = 0
     for i in range(n_runs):
         # Every root has a lower index than what hangs on it, and is numbered by now.
@@ -144,174 +168,102 @@ def groups(
     return n
 
 
-@njit(nogil=True, cache=True)
-def _rows(row: Array, first: Array, n_runs: int, start: Array) -> int:
-    """Write with which run each row starts, then n_runs; return how many rows hold a run."""
-    n = 0
-    for k in range(n_runs):
-        if k == 0 or row[first[k]] != row[first[k - 1]]:
-            start[n] = k
-            n += 1
-    start[n] = n_runs
-    return n
+@njit(nogil=True, cache=True, forceinline=True)
+def _beside(col: Array, first: Array, i: Any, j: Any, k: Any) -> tuple[Any, Any, Any]:
+    """Say where run j lies beside the pixels of run i from k on: the neighbour of k, and as which pixels it counts."""
+    p = np.int64(first[j]) + np.int64(col[first[i]]) - col[first[j]] + k - first[i]
+    return p, np.int64(first[j]) - p, np.int64(first[j + 1]) - p
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _add(col: Array, weight: Array, first: Array, i: Any, j: Any, k: Any, side: Any, middle: Any, sums: Array) -> None:
+    """Add to eight sums of run i, from k on, their neighbours in run j."""
+    p, low, high = _beside(col, first, i, j, k)
+    if p >= 1 and max(p, k) + LANES < len(weight):
+        add_near(weight, k, p, low, high, side, middle, sums)
+        return
+    for m in range(min(LANES, len(weight) - k)):
+        for near in range(max(low, m - 1), min(high, m + 2)):
+            sums[k + m] += weight[p + near] * (middle if near == m else side)
 
 
 @njit(nogil=True, cache=True)
-def _fill(line: Array, places: Array, col: Array, values: Array, first: Array, a: int, b: int) -> None:
-    """Put the values of the runs a ... b into their columns of a line, and note which pixels they are."""
-    for k in range(a, b):
-        shift = col[first[k]] + 1 - first[k]
-        for i in range(first[k], first[k + 1]):
-            line[i + shift] = values[i]
-            places[i + shift] = i
-
-
-@njit(nogil=True, cache=True)
-def _clear(line: Array, col: Array, nothing: Any, first: Array, a: int, b: int) -> None:
-    for k in range(a, b):
-        shift = col[first[k]] + 1 - first[k]
-        for i in range(first[k], first[k + 1]):
-            line[i + shift] = nothing
-
-
-@njit(nogil=True, cache=True)
-def _next_row(
-    row: Array,
-    col: Array,
-    values: Array,
-    first: Array,
-    start: Array,
-    n_rows: int,
-    k: int,
-    lines: Array,
-    places: Array,
-    nothing: Any,
-) -> Any:
-    """Fill the lines around row k of those that hold a run, and clear what is not near it any more; return the row."""
-    r = row[first[start[k]]]
-    if k > 0:
-        before = row[first[start[k - 1]]]
-        if before == r - 1:
-            # The line above the one before is that of the row below this one.
-            if k > 1 and row[first[start[k - 2]]] == r - 2:
-                _clear(lines[(r + 1) % 3], col, nothing, first, start[k - 2], start[k - 1])
-        else:
-            _clear(lines[before % 3], col, nothing, first, start[k - 1], start[k])
-            if k > 1 and row[first[start[k - 2]]] == before - 1:
-                _clear(lines[(before - 1) % 3], col, nothing, first, start[k - 2], start[k - 1])
-    if k == 0 or row[first[start[k - 1]]] != r - 1:
-        _fill(lines[r % 3], places[r % 3], col, values, first, start[k], start[k + 1])
-    if k + 1 < n_rows and row[first[start[k + 1]]] == r + 1:
-        _fill(lines[(r + 1) % 3], places[(r + 1) % 3], col, values, first, start[k + 1], start[k + 2])
-    return r
-
-
-@njit(nogil=True, cache=True)
-def _clear_last(row: Array, col: Array, first: Array, start: Array, n_rows: int, lines: Array, nothing: Any) -> None:
-    """Clear what the last rows left in the lines."""
-    for k in range(max(0, n_rows - 2), n_rows):
-        _clear(lines[row[first[start[k]]] % 3], col, nothing, first, start[k], start[k + 1])
-
-
-# Three rows of values in lines of their own, which fit the innermost cache, are filled from the list of pixels and
-# cleared behind: each of the nine neighbours is then one read, without a search in the list.
-
-
-@njit(nogil=True, cache=True)
-def smooth(
-    row: Array,
-    col: Array,
-    weight: Array,
-    first: Array,
-    n_runs: int,
-    start: Array,
-    lines: Array,
-    places: Array,
-    smoothed: Array,
-) -> None:
+def smooth(col: Array, weight: Array, first: Array, n_runs: int, near: Array, smoothed: Array) -> None:
     """Smooth by 3 x 3 weights [1 2 1; 2 4 2; 1 2 1] / 16 over the listed pixels; others count as 0.
 
     All float32, in the order of ImageD11's ``sparse_smooth``: a sixteenth of the pixel itself, then its neighbours in
-    raster order, three more sixteenths of itself in its turn. start (runs + 1), lines (3, columns + 2 + LANES) of zeros
-    and places, as large, are room to work in; smoothed holds LANES more than there are pixels.
+    raster order, three more sixteenths of itself in its turn. near is what `groups` wrote; smoothed has LANES more
+    places than there are pixels.
     """
-    flat, width, nothing = lines.reshape(-1), lines.shape[1], np.float32(0)
-    n_rows = _rows(row, first, n_runs, start)
-    for k in range(n_rows):
-        r = _next_row(row, col, weight, first, start, n_rows, k, lines, places, nothing)
-        above, here, below = (r + 2) % 3 * width, r % 3 * width, (r + 1) % 3 * width
-        for run in range(start[k], start[k + 1]):
-            shift = np.int64(col[first[run]]) - first[run]
-            for i in range(first[run], first[run + 1], LANES):
-                smooth_eight(flat, above, here, below, i + shift, smoothed, i)
-    _clear_last(row, col, first, start, n_rows, lines, nothing)
+    one, two, three = np.float32(0.0625), np.float32(0.125), np.float32(0.1875)
+    n = len(weight)
+    for i in range(n_runs):
+        for k in range(np.int64(first[i]), np.int64(first[i + 1]), LANES):
+            for m in range(k, min(k + LANES, n)):
+                smoothed[m] = weight[m] * one
+            for j in range(near[0, i], near[1, i]):
+                _add(col, weight, first, i, j, k, one, two, smoothed)
+            _add(col, weight, first, i, i, k, two, three, smoothed)
+            for j in range(near[2, i], near[3, i]):
+                _add(col, weight, first, i, j, k, one, two, smoothed)
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _take(col: Array, weight: Array, first: Array, i: Any, j: Any, k: Any, best: Array, top: Array) -> None:
+    """Let eight pixels of run i, from k on, take what is brighter than their best so far in run j."""
+    p, low, high = _beside(col, first, i, j, k)
+    if p >= 1 and max(p, k) + LANES < len(weight):
+        take_brighter(weight, k, p, low, high, best, top)
+        return
+    for m in range(min(LANES, len(weight) - k)):
+        for near in range(max(low, m - 1), min(high, m + 2)):
+            if weight[p + near] > best[k + m]:
+                best[k + m] = weight[p + near]
+                top[k + m] = p + near
 
 
 @njit(nogil=True, cache=True)
-def climb(
-    row: Array,
-    col: Array,
-    weight: Array,
-    first: Array,
-    n_runs: int,
-    start: Array,
-    lines: Array,
-    places: Array,
-    top: Array,
-) -> None:
+def climb(col: Array, weight: Array, first: Array, n_runs: int, near: Array, best: Array, top: Array) -> None:
     """Write the local maximum that each pixel climbs to, by way of the brightest of its 3 x 3 neighbourhood.
 
-    Of equals the first in raster order is taken, the pixel itself in its turn. weight may be float32 or float64; start
-    (runs + 1), lines (3, columns + 2 + LANES) of -inf, of weight's type, and places, as large, are room to work in; top
-    holds LANES more than there are pixels.
+    Of equals the first in raster order is taken, the pixel itself in its turn. weight may be float32 or float64, near
+    is what `groups` wrote, best (of weight's type) is room to work in; best and top have LANES more places than there
+    are pixels.
     """
-    flat, width, nothing, indices = lines.reshape(-1), lines.shape[1], lines[0, 0], places.reshape(-1)
-    n_rows = _rows(row, first, n_runs, start)
-    for k in range(n_rows):
-        r = _next_row(row, col, weight, first, start, n_rows, k, lines, places, nothing)
-        above, here, below = (r + 2) % 3 * width, r % 3 * width, (r + 1) % 3 * width
-        for run in range(start[k], start[k + 1]):
-            shift = np.int64(col[first[run]]) - first[run]
-            for i in range(first[run], first[run + 1], LANES):
-                brightest_of_nine(flat, above, here, below, i + shift, top, i)
-            for i in range(first[run], first[run + 1]):
-                top[i] = indices[top[i]]
-    _clear_last(row, col, first, start, n_rows, lines, nothing)
+    n = len(weight)
+    for i in range(n_runs):
+        for k in range(np.int64(first[i]), np.int64(first[i + 1]), LANES):
+            for m in range(k, min(k + LANES, n)):
+                best[m] = -np.inf
+            for j in range(near[0, i], near[1, i]):
+                _take(col, weight, first, i, j, k, best, top)
+            _take(col, weight, first, i, i, k, best, top)
+            for j in range(near[2, i], near[3, i]):
+                _take(col, weight, first, i, j, k, best, top)
     # Each pass doubles the steps that are taken at once.
     moved = True
     while moved:
         moved = False
-        for i in range(len(row)):
+        for i in range(n):
             further = top[top[i]]
             moved |= further != top[i]
             top[i] = further
 
 
 @njit(nogil=True, cache=True)
-def flat_tops(
-    row: Array,
-    col: Array,
-    weight: Array,
-    first: Array,
-    n_runs: int,
-    start: Array,
-    lines: Array,
-    places: Array,
-    is_top: Array,
-) -> None:
-    """Mark the pixels that no 8-neighbour exceeds: of a flat top all. The other arguments are those of `climb`."""
-    nothing = lines[0, 0]
-    n_rows = _rows(row, first, n_runs, start)
-    for k in range(n_rows):
-        r = _next_row(row, col, weight, first, start, n_rows, k, lines, places, nothing)
-        above, here, below = lines[(r + 2) % 3], lines[r % 3], lines[(r + 1) % 3]
-        for i in range(first[start[k]], first[start[k + 1]]):
-            c = col[i]
-            best = max(max(above[c], above[c + 1]), above[c + 2])
-            best = max(best, max(here[c], here[c + 2]))
-            best = max(best, max(max(below[c], below[c + 1]), below[c + 2]))
-            is_top[i] = here[c + 1] >= best
-    _clear_last(row, col, first, start, n_rows, lines, nothing)
+def flat_tops(col: Array, weight: Array, first: Array, n_runs: int, near: Array, is_top: Array) -> None:
+    """Mark the pixels that no 8-neighbour exceeds: of a flat top all. near is what `groups` wrote."""
+    for i in range(n_runs):
+        for m in range(first[i], first[i + 1]):
+            is_top[m] = True
+        for part in range(3):
+            low = near[0, i] if part == 0 else (i if part == 1 else near[2, i])
+            high = near[1, i] if part == 0 else (i + 1 if part == 1 else near[3, i])
+            for j in range(low, high):
+                p, start, end = _beside(col, first, i, j, np.int64(first[i]))
+                for m in range(first[i + 1] - first[i]):
+                    for other in range(max(start, m - 1), min(end, m + 2)):
+                        is_top[first[i] + m] &= weight[p + other] <= weight[first[i] + m]
 
 
 @njit(nogil=True, cache=True)
@@ -357,12 +309,21 @@ def nearest_maximum(
 
 @njit(nogil=True, cache=True)
 def number_tops(
-    top: Array, first: Array, n_runs: int, number: Array, seen: Array, stretch: Array, label: Array
+    top: Array,
+    weight: Array,
+    first: Array,
+    n_runs: int,
+    number: Array,
+    seen: Array,
+    stretch: Array,
+    label: Array,
+    bright: Array,
 ) -> tuple[int, int]:
     """Number the parts of the groups that are kept, by their first pixel; return how many stretches and parts.
 
     top is what each pixel belongs to, number that of each run's group, -1 where it is dropped. Written are the first
-    pixel of each stretch of a run that belongs to one part, and its part; seen (n) is room to work in.
+    pixel of each stretch of a run that belongs to one part, its part, and its brightest pixel; seen (n) is room to work
+    in.
     """
     n, parts = 0, 0
     for i in range(len(top)):
@@ -370,7 +331,7 @@ def number_tops(
     for run in range(n_runs):
         a, b = first[run], first[run + 1]
         if number[run] < 0:
-            stretch[n] = a
+            stretch[n] = bright[n] = a
             label[n] = -1
             n += 1
             continue
@@ -379,9 +340,11 @@ def number_tops(
                 if seen[top[i]] < 0:
                     seen[top[i]] = parts
                     parts += 1
-                stretch[n] = i
+                stretch[n] = bright[n] = i
                 label[n] = seen[top[i]]
                 n += 1
+            elif weight[i] > weight[bright[n - 1]]:
+                bright[n - 1] = i
     stretch[n] = len(top)
     return n, parts
 
@@ -393,6 +356,7 @@ def moments(
     weight: Array,
     first: Array,
     label: Array,
+    bright: Array,
     n_stretches: int,
     sums: Array,
     box: Array,
@@ -402,9 +366,9 @@ def moments(
     """Sum each label's pixels in raster order, and write the label of each pixel.
 
     A stretch is a row of neighbours of one label, -1 for none: first holds the index of its first pixel, and one number
-    more. sums (n, 8): weight, w dr, w dc, w dr^2, w dc^2, w dr dc, largest weight, with dr, dc from the first pixel;
-    box (n, 8): first row, first col, row_min, row_max, col_min, col_max, row and col of the brightest pixel;
-    counts (n), of zeros: pixels.
+    more, bright that of its brightest. sums (n, 8): weight, w dr, w dc, w dr^2, w dc^2, w dr dc, largest weight, with
+    dr, dc from the first pixel; box (n, 8): first row, first col, row_min, row_max, col_min, col_max, row and col of
+    the brightest pixel; counts (n), of zeros: pixels.
     """
     flat = sums.reshape(-1)
     for s in range(n_stretches):
@@ -425,13 +389,9 @@ def moments(
             sums[k] = 0.0
             sums[k, 6] = -np.inf
         add_moments(weight, a, b - a, float(r - box[k, 0]), float(c - box[k, 1]), flat, np.int64(k) * LANES)
-        at, top = a, weight[a]
-        for i in range(a, b, LANES):
-            best = i + (brightest(weight, i, b - i) if i + LANES <= len(weight) else np.argmax(weight[i:b]))
-            at = best if weight[best] > top else at
-            top = max(top, weight[best])
-        if top > sums[k, 6]:
-            sums[k, 6] = top
+        at = bright[s]
+        if weight[at] > sums[k, 6]:
+            sums[k, 6] = weight[at]
             box[k, 6] = r
             box[k, 7] = col[at]
         box[k, 3] = r
@@ -441,13 +401,17 @@ def moments(
 
 
 @njit(nogil=True, cache=True)
-def count_maxima(first: Array, ends: Array, n_runs: int, maxima: Array, labels: Array, counts: Array) -> None:
+def count_maxima(first: Array, n_runs: int, maxima: Array, labels: Array, counts: Array) -> None:
     """Count the local maxima of each label, as `groups` found them; counts (n), of zeros."""
     for run in range(n_runs):
-        for k in range(first[run], ends[run]):
-            label = labels[maxima[k]]
-            if label >= 0:
-                counts[label] += 1
+        a, b = first[run], first[run + 1]
+        for k in range(a, b, LANES):
+            word = np.uint64(maxima[a + (k - a) // LANES])
+            while word != 0:
+                label = labels[k + np.int64(trailing_zeros(word))]
+                if label >= 0:
+                    counts[label] += 1
+                word &= word - np.uint64(1)
 
 
 @njit(nogil=True, cache=True)

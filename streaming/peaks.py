@@ -69,7 +69,7 @@ class PeakFinder:
         level
             Mean of the background, counts, to be passed on.
         """
-        room = (self._rooms.pop() if self._rooms else _Room(0, 0)).for_pixels(len(lit.row), lit.shape[1])
+        room = (self._rooms.pop() if self._rooms else _Room(0)).for_pixels(len(lit.row))
         found = self._push(frame, omega, lit, room, edge, level)
         self._rooms.append(room)
         return found
@@ -82,23 +82,26 @@ class PeakFinder:
             n_runs = peak_kernels.runs_of_pixels(lit.row, lit.col, first)
         else:
             first, n_runs = lit.first, len(lit.first) - 1
-        found = peak_kernels.groups(
-            lit.row, lit.col, lit.intensity, first, n_runs, room.group, room.size, room.maxima, room.ends
-        )
+        made = (room.group, room.size, room.maxima, room.near, room.bright)
+        found = peak_kernels.groups(lit.row, lit.col, lit.intensity, first, n_runs, *made)
         # Groups that are large enough are numbered anew, in the same order; the others get -1.
         large = room.size[:found] >= self._recipe.min_pixels
         kept = int(large.sum())
         number = np.where(large, np.cumsum(large, dtype=np.int32) - 1, -1).astype(np.int32)[room.group[:n_runs]]
-        stretch, label, n_stretches, n_peaks = first, number, n_runs, kept
+        stretch, label, bright, n_stretches, n_peaks = first, number, room.bright, n_runs, kept
         if self._recipe.split != "none":
             top = self._tops(lit, room, first, n_runs, found)
             stretch, label = room.stretch, room.label
-            n_stretches, n_peaks = peak_kernels.number_tops(top, first, n_runs, number, room.seen, stretch, label)
+            n_stretches, n_peaks = peak_kernels.number_tops(
+                top, lit.intensity, first, n_runs, number, room.seen, stretch, label, bright
+            )
         sums, box = np.empty((n_peaks, LANES)), np.empty((n_peaks, 8), np.int32)
         labels = np.empty(n, np.int32)
         n_pixels, n_maxima = np.zeros(n_peaks, np.int32), np.zeros(n_peaks, np.int32)
-        peak_kernels.moments(lit.row, lit.col, lit.intensity, stretch, label, n_stretches, sums, box, n_pixels, labels)
-        peak_kernels.count_maxima(first, room.ends, n_runs, room.maxima, labels, n_maxima)
+        peak_kernels.moments(
+            lit.row, lit.col, lit.intensity, stretch, label, bright, n_stretches, sums, box, n_pixels, labels
+        )
+        peak_kernels.count_maxima(first, n_runs, room.maxima, labels, n_maxima)
         all_saturated, n_saturated = -1, np.full(n_peaks, -1, np.int32)
         if self._recipe.saturation is not None:
             saturated = lit.raw >= np.float64(self._recipe.saturation)
@@ -123,10 +126,10 @@ class PeakFinder:
     def _tops(self, lit: LitPixels, room: "_Room", first: np.ndarray, n_runs: int, found: int) -> np.ndarray:
         """Return the pixel whose part each pixel belongs to."""
         row, col, weight, top = lit.row, lit.col, lit.intensity, room.top
-        work = (first, n_runs, room.rows)
+        near = (first, n_runs, room.near)
         if self._recipe.split == "regional-maximum":
             is_top = np.empty(len(row), np.bool_)
-            peak_kernels.flat_tops(row, col, weight, *work, room.lines, room.places, is_top)
+            peak_kernels.flat_tops(col, weight, *near, is_top)
             group = np.repeat(room.group[:n_runs], np.diff(first[: n_runs + 1]))
             limit, start = self._recipe.max_maxima, np.empty(found + 1, np.int64)
             order = np.empty(len(row), np.int64)
@@ -134,33 +137,29 @@ class PeakFinder:
         elif self._recipe.smooth:
             single = room.single[: len(row)]
             single[:] = weight
-            peak_kernels.smooth(row, col, single, *work, room.zero_lines, room.places, room.smoothed)
-            peak_kernels.climb(row, col, room.smoothed, *work, room.single_lines, room.places, top)
+            peak_kernels.smooth(col, single, *near, room.smoothed)
+            peak_kernels.climb(col, room.smoothed[: len(row)], *near, room.single_best, top)
         else:
-            peak_kernels.climb(row, col, weight, *work, room.lines, room.places, top)
+            peak_kernels.climb(col, weight, *near, room.best, top)
         return top[: len(row)]
 
 
 class _Room:
     """Memory to work in, kept from frame to frame: asking the system for more costs more than what is written there."""
 
-    def __init__(self, capacity: int, n_cols: int) -> None:
-        self._capacity, self._n_cols = capacity, n_cols
-        # The kernels write whole vectors, and leave the lines as they find them.
-        size, width = capacity + LANES, n_cols + 2 + LANES
-        self.first, self.group, self.size, self.maxima, self.ends = np.empty((5, size), np.int32)
-        self.rows, self.top, self.seen, self.stretch, self.label = np.empty((5, size), np.int32)
-        self.single, self.smoothed = np.empty((2, size), np.float32)
-        self.lines = np.full((3, width), -np.inf)
-        self.single_lines = np.full((3, width), -np.inf, np.float32)
-        self.zero_lines = np.zeros((3, width), np.float32)
-        self.places = np.zeros((3, width), np.int32)
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        # The kernels write whole vectors.
+        size = capacity + LANES
+        self.first, self.group, self.size, self.bright = np.empty((4, size), np.int32)
+        self.maxima, self.near = np.empty(size, np.uint8), np.empty((4, size), np.int32)
+        self.top, self.seen, self.stretch, self.label = np.empty((4, size), np.int32)
+        self.single, self.smoothed, self.single_best = np.empty((3, size), np.float32)
+        self.best = np.empty(size)
 
-    def for_pixels(self, n: int, n_cols: int) -> "_Room":
-        """Return room for n pixels of a frame with so many columns."""
-        if n <= self._capacity and n_cols == self._n_cols:
-            return self
-        return _Room(max(n + n // 2, self._capacity), n_cols)
+    def for_pixels(self, n: int) -> "_Room":
+        """Return room for n pixels."""
+        return self if n <= self._capacity else _Room(n + n // 2)
 
 
 def _marked(labels: np.ndarray, marked: np.ndarray, n_peaks: int) -> np.ndarray:

@@ -90,6 +90,16 @@ def _trailing_zeros(typing: Any, word: Any) -> Any:
 
 
 @intrinsic
+def _set_bits(typing: Any, word: Any) -> Any:
+    """Count the set bits of a word."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
 def _prefetch(typing: Any, array: Any, i: Any) -> Any:
     """Ask for the memory of array[i] to be read soon."""
 
@@ -165,24 +175,28 @@ def _steps(typing: Any, values: Any, i: Any) -> Any:
     return types.uint64(values, types.intp), generate
 
 
-@intrinsic
-def _brightest(typing: Any, values: Any, i: Any, n: Any) -> Any:
-    """Return which of n values from i on, at most eight, is the largest; the first of equals."""
+def _make_exceeded(compare: str) -> Any:
+    """Return an intrinsic whose comparison of a neighbour with a pixel is this one."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        given = _load(context, builder, signature.args[0], arguments[0], arguments[1])
-        lanes = ir.Constant(_INDICES, list(range(LANES)))
-        inside = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(arguments[2], _I32)))
-        least = ir.Constant(_DOUBLES, [float("-inf")] * LANES)
-        best = given = builder.select(inside, given, least)
-        for step in (4, 2, 1):
-            order = [k ^ step for k in range(LANES)]
-            other = builder.shuffle_vector(best, best, ir.Constant(_INDICES, order))
-            best = builder.select(builder.fcmp_ordered(">", best, other), best, other)
-        equal = builder.zext(builder.bitcast(builder.fcmp_ordered("==", given, best), _I8), _I64)
-        return builder.cttz(equal, ir.Constant(_I1, 0))
+    @intrinsic
+    def exceeded(typing: Any, values: Any, i: Any, near: Any, low: Any, high: Any) -> Any:
+        """Compare eight pixels with their three neighbours in another row.
 
-    return types.int64(values, types.intp, types.int64), generate
+        The neighbour of pixel i + k that is straight above or below lies at near + k. Of the neighbours only those
+        count whose k, one less and one more for those to the sides, is at least low and below high. Bit k is set where
+        one that counts exceeds the pixel.
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            mine = _load(context, builder, signature.args[0], arguments[0], arguments[1])
+            found = ir.Constant(ir.VectorType(_I1, LANES), [0] * LANES)
+            for others, counts, _ in _three(context, builder, signature, arguments):
+                found = builder.or_(found, builder.and_(counts, builder.fcmp_ordered(compare, others, mine)))
+            return builder.zext(builder.bitcast(found, _I8), _I64)
+
+        return types.uint64(values, types.intp, types.intp, types.int64, types.int64), generate
+
+    return exceeded
 
 
 @intrinsic
@@ -238,67 +252,74 @@ def _add_moments(typing: Any, weight: Any, i: Any, n: Any, dr: Any, dc: Any, sum
     return types.void(weight, types.intp, types.int64, double, double, sums, types.intp), generate
 
 
-def _nine(context: Any, builder: Any, signature: Any, arguments: Any) -> list[tuple[Any, Any]]:
-    """Return the nine neighbours of eight pixels, in raster order: their values, and where those of the first lie."""
-    near: list[tuple[Any, Any]] = []
-    for line in arguments[1:4]:
-        for shift in range(3):
-            index = builder.add(builder.add(line, arguments[4]), ir.Constant(_I64, shift))
-            near.append((_load(context, builder, signature.args[0], arguments[0], index), index))
-    return near
+def _three(context: Any, builder: Any, signature: Any, arguments: Any) -> list[tuple[Any, Any, Any]]:
+    """Return of the three neighbours of eight pixels in one row: their values, whether they count, and their indices.
+
+    Arguments are values, i, near, low, high as those of `exceeded`.
+    """
+    found: list[tuple[Any, Any, Any]] = []
+    low, high = (_splat(builder, builder.trunc(each, _I32)) for each in arguments[3:5])
+    for side in (-1, 0, 1):
+        index = builder.add(arguments[2], ir.Constant(_I64, side))
+        places = ir.Constant(_INDICES, [k + side for k in range(LANES)])
+        counts = builder.and_(builder.icmp_signed(">=", places, low), builder.icmp_signed("<", places, high))
+        values = _load(context, builder, signature.args[0], arguments[0], index)
+        indices = builder.add(_splat(builder, builder.trunc(arguments[2], _I32)), places)
+        found.append((values, counts, indices))
+    return found
 
 
 @intrinsic
-def _smooth(typing: Any, lines: Any, above: Any, here: Any, below: Any, c: Any, out: Any, n: Any) -> Any:
-    """Write eight sums of nine neighbours, float32.
-
-    A sixteenth of the pixel itself, then its 3 x 3 in raster order with weights 1 2 1, 2 3 2, 1 2 1 over 16. The lines
-    begin one column before the frame.
-    """
+def _add_near(
+    typing: Any, values: Any, i: Any, near: Any, low: Any, high: Any, side: Any, middle: Any, sums: Any
+) -> Any:
+    """Add to eight sums, float32, from i on, three neighbours in a row: side, middle and side times their values."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        near = [values for values, _ in _nine(context, builder, signature, arguments)]
-        weights = [ir.Constant(near[0].type, [each / 16] * LANES) for each in (1, 2, 1, 2, 3, 2, 1, 2, 1)]
-        total = builder.fmul(near[4], weights[0])
-        for values, weight in zip(near, weights, strict=True):
-            total = builder.fadd(total, builder.fmul(values, weight))
-        _store(context, builder, signature.args[5], arguments[5], arguments[6], total)
+        total = _load(context, builder, signature.args[7], arguments[7], arguments[1])
+        weights = (arguments[5], arguments[6], arguments[5])
+        for (others, counts, _), weight in zip(_three(context, builder, signature, arguments), weights, strict=True):
+            nothing = ir.Constant(others.type, [0.0] * LANES)
+            others = builder.select(counts, others, nothing)
+            total = builder.fadd(total, builder.fmul(others, _splat(builder, weight)))
+        _store(context, builder, signature.args[7], arguments[7], arguments[1], total)
         return context.get_dummy_value()
 
-    index = types.intp
-    return types.void(lines, index, index, index, index, out, index), generate
+    index, number = types.intp, types.float32
+    return types.void(values, index, index, types.int64, types.int64, number, number, sums), generate
 
 
 @intrinsic
-def _brightest_of_nine(typing: Any, lines: Any, above: Any, here: Any, below: Any, c: Any, out: Any, n: Any) -> Any:
-    """Write of eight pixels where in lines the brightest of their 3 x 3 neighbourhood lies.
+def _take_brighter(typing: Any, values: Any, i: Any, near: Any, low: Any, high: Any, best: Any, where: Any) -> Any:
+    """Let eight pixels, from i on, take what is brighter than their best so far of three neighbours in a row.
 
-    Of equals the first in raster order. The lines begin one column before the frame.
+    best holds values, where indices.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        near = _nine(context, builder, signature, arguments)
-        lanes = ir.Constant(_INDICES, list(range(LANES)))
-        places = [builder.add(_splat(builder, builder.trunc(index, _I32)), lanes) for _, index in near]
+        top = _load(context, builder, signature.args[5], arguments[5], arguments[1])
+        place = _load(context, builder, signature.args[6], arguments[6], arguments[1])
         # Selections, not branches: where the brightest neighbour lies cannot be predicted.
-        best, where = near[0][0], places[0]
-        for (values, _), place in zip(near[1:], places[1:], strict=True):
-            brighter = builder.fcmp_ordered(">", values, best)
-            best, where = builder.select(brighter, values, best), builder.select(brighter, place, where)
-        _store(context, builder, signature.args[5], arguments[5], arguments[6], where)
+        for others, counts, indices in _three(context, builder, signature, arguments):
+            brighter = builder.and_(counts, builder.fcmp_ordered(">", others, top))
+            top = builder.select(brighter, others, top)
+            place = builder.select(brighter, indices, place)
+        _store(context, builder, signature.args[5], arguments[5], arguments[1], top)
+        _store(context, builder, signature.args[6], arguments[6], arguments[1], place)
         return context.get_dummy_value()
 
-    index = types.intp
-    return types.void(lines, index, index, index, index, out, index), generate
+    return types.void(values, types.intp, types.intp, types.int64, types.int64, best, where), generate
 
 
 # A type checker takes an intrinsic for the function that generates it, with one argument more.
 lit_word: Any = _lit_word
 trailing_zeros: Any = _trailing_zeros
+set_bits: Any = _set_bits
 prefetch: Any = _prefetch
 list_pixels: Any = _list_pixels
 steps: Any = _steps
-brightest: Any = _brightest
+exceeded: Any = _make_exceeded(">")
+reached: Any = _make_exceeded(">=")
 add_moments: Any = _add_moments
-smooth: Any = _smooth
-brightest_of_nine: Any = _brightest_of_nine
+add_near: Any = _add_near
+take_brighter: Any = _take_brighter

@@ -20,50 +20,57 @@ def listed(image):
 @settings(max_examples=60)
 @given(data=st.data())
 def test_groups_are_a_flood_fill(data):
-    row, col, weight, lit = listed(data.draw(images(data.draw(shapes()), top=3)))
+    shape = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 40)))
+    row, col, weight, lit = listed(data.draw(images(shape, top=data.draw(st.sampled_from([2, 9])))))
     n = len(row)
-    first, group, size, maxima, ends = np.full((5, n + 1), -7, np.int32)
+    first, group, size, bright = np.full((4, n + 1), -7, np.int32)
+    maxima, near = np.full(n + 1, 255, np.uint8), np.full((4, n + 1), -7, np.int32)
     n_runs = peak_kernels.runs_of_pixels(row, col, first)
-    found = peak_kernels.groups(row, col, weight, first, n_runs, group, size, maxima, ends)
+    found = peak_kernels.groups(row, col, weight, first, n_runs, group, size, maxima, near, bright)
     wanted = naive_groups(lit)
     assert found == len(wanted)
     assert size[:found].tolist() == [len(each) for each in wanted]
     number = {pixel: k for k, each in enumerate(wanted) for pixel in each}
     lengths = np.diff(first[: n_runs + 1])
     assert np.repeat(group[:n_runs], lengths).tolist() == [number[pixel] for pixel in lit]
-    tops = [i for run in range(n_runs) for i in maxima[first[run] : ends[run]]]
+    slices = [slice(first[run], first[run + 1]) for run in range(n_runs)]
+    assert bright[:n_runs].tolist() == [each.start + int(np.argmax(weight[each])) for each in slices]
+    tops = [
+        first[run] + k for run in range(n_runs) for k in range(lengths[run]) if maxima[first[run] + k // 8] >> k % 8 & 1
+    ]
     assert tops == [i for i, pixel in enumerate(lit) if is_maximum(lit, pixel)]
 
 
 @settings(max_examples=60)
 @given(data=st.data())
 def test_smoothing_is_nine_weights_in_their_order(data):
-    shape = data.draw(shapes())
+    shape = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 30)))
     image = data.draw(images(shape, "float64")) * data.draw(st.sampled_from([1.0, 0.1, 1e6 / 3]))
     row, col, weight, lit = listed(image)
-    lines, places = np.zeros((3, shape[1] + 10), np.float32), np.zeros((3, shape[1] + 10), np.int32)
     smoothed = np.empty(len(row) + 8, np.float32)
-    start, first = np.empty((2, len(row) + 1), np.int32)
-    n_runs = peak_kernels.runs_of_pixels(row, col, first)
-    peak_kernels.smooth(row, col, weight.astype(np.float32), first, n_runs, start, lines, places, smoothed)
+    peak_kernels.smooth(col, weight.astype(np.float32), *runs_and_near(row, col, weight), smoothed)
     assert smoothed[: len(row)].tolist() == list(naive_smooth(lit).values())
-    assert not lines.any()
+
+
+def runs_and_near(row, col, weight):
+    first, group, size, bright = np.empty((4, len(row) + 1), np.int32)
+    near, maxima = np.empty((4, len(row) + 1), np.int32), np.empty(len(row) + 1, np.uint8)
+    n_runs = peak_kernels.runs_of_pixels(row, col, first)
+    peak_kernels.groups(row, col, weight, first, n_runs, group, size, maxima, near, bright)
+    return first, n_runs, near
 
 
 @settings(max_examples=60)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @given(data=st.data())
 def test_climbing_ends_on_the_same_maximum(dtype, data):
-    shape = data.draw(shapes())
+    shape = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 30)))
     row, col, weight, lit = listed(data.draw(images(shape, top=data.draw(st.sampled_from([2, 9])))))
-    lines, places = np.full((3, shape[1] + 10), -np.inf, dtype), np.zeros((3, shape[1] + 10), np.int32)
-    top, start, first = np.empty((3, len(row) + 8), np.int32)
-    n_runs = peak_kernels.runs_of_pixels(row, col, first)
-    peak_kernels.climb(row, col, weight.astype(dtype), first, n_runs, start, lines, places, top)
+    top, best = np.empty(len(row) + 8, np.int32), np.empty(len(row) + 8, dtype)
+    peak_kernels.climb(col, weight.astype(dtype), *runs_and_near(row, col, weight), best, top)
     values = {pixel: w for pixel, (_, w) in lit.items()}
     pixels = list(lit)
     assert [pixels[i] for i in top[: len(row)]] == [naive_climb(values, pixel) for pixel in pixels]
-    assert np.isneginf(lines).all()
 
 
 @given(st.lists(st.tuples(st.integers(-1, 4), st.booleans())))
