@@ -35,7 +35,7 @@ class BareKernels:
         )
         rows, cols, _, intensity = listed
         found = peak_kernels.groups(
-            rows, cols, intensity, first, n_runs, self._group, self._size, self._maxima, self._near
+            rows, cols, intensity, first, n_runs, self._group, self._size, self._maxima, self._near, self._bright
         )
         counts = np.zeros(found, np.int32)
         sums, box, group = self._sums[:found], self._box[:found], self._group[:n_runs]

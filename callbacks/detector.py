@@ -47,7 +47,7 @@ class DetectorReduction:
         self._recipe = _with_sentinels(settings.recipe, self._detector)
         self._corrections = _corrections(settings.recipe, self._detector)
         self._median = settings.recipe.background in ("median", "running-median")
-        self._tables = tables_with_roles(dict.fromkeys(settings.further_roles, ""))
+        self._tables = tables_with_roles(dict.fromkeys(settings.further_roles, ""), fit=settings.recipe.fit != "none")
         # What does not suit is to be known before the scan.
         finder_for(self._recipe, flat=self._corrections.flat is not None)
         self._dark_sum: np.ndarray | None = None

@@ -62,6 +62,11 @@ class HedmLive:
         parts: Parts | None = None,
     ) -> None:
         self.settings = load_settings(settings)
+        if self.settings.recipe.fit != "none":
+            raise SettingsError(
+                f"recipe: fit is {self.settings.recipe.fit!r}, which would hold up a live run; leave it out here, and "
+                "give it to `hedmlive replay`"
+            )
         self.problems = Problems()
         self.results: dict[str, RunResult] = {}
         self._sink = sink if sink is not None or self.settings.tiled is None else _tiled_sink(self.settings)

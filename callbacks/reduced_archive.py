@@ -65,7 +65,7 @@ class ReducedArchive:
         settings: str = "{}",
     ) -> None:
         self.path = path
-        self.tables = tables_with_roles(roles)
+        self.tables = tables_with_roles(roles, fit=recipe.fit != "none")
         self._lock = threading.RLock()
         self._waiting: dict[tuple[int, str], list[Columns]] = {}
         self._unflushed = False

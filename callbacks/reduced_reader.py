@@ -53,7 +53,9 @@ class ReducedArchiveReader:
 
     def tables(self, attempt: int) -> dict[str, Table]:
         """Return the schema of a reduction."""
-        return tables_with_roles(self.attributes(attempt)["roles"])
+        attributes = self.attributes(attempt)
+        # Archives of before there were fits do not speak of them.
+        return tables_with_roles(attributes["roles"], fit=attributes["recipe"].get("fit", "none") != "none")
 
     def read(self, attempt: int, table: str) -> Columns:
         """Return a whole table."""

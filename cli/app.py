@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from ..callbacks import ReducedArchiveReader, Settings, Source, load_settings, make_sink, open_source, process
 from ..streaming import ArchiveError, HedmLiveError, ReplayError, SettingsError
@@ -28,6 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_OF_THE_DETECTOR = ("threshold", "background_level", "saturation", "sentinels")
+
 Out = Annotated[Path, typer.Option("--out", help="Folder of the archives that are written; made if missing.")]
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="hedmlive.yml, for input that does not bring its own roles.")
@@ -36,6 +39,14 @@ Threshold = Annotated[
     float | None, typer.Option("--threshold", min=0, help="A pixel is lit above background + this [counts].")
 ]
 MinPixels = Annotated[int | None, typer.Option("--min-pixels", min=1, help="Smaller groups of pixels are dropped.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any number of the recipe, as YAML; may come several times. `like=ff` begins with a named recipe.",
+    ),
+]
 Level = Annotated[float | None, typer.Option("--background-level", help="Constant background [counts].")]
 MaxDistance = Annotated[
     float | None, typer.Option("--max-distance", help="Centroids of linked peaks are no further apart [px].")
@@ -104,6 +115,7 @@ def reduce(
     min_pixels: MinPixels = None,
     background_level: Level = None,
     max_distance: MaxDistance = None,
+    numbers: Set = None,
     settings: SettingsFile = None,
     tiled: Tiled = None,
 ) -> None:
@@ -112,13 +124,13 @@ def reduce(
     Writes OUT/<name>_raw.h5, which can be replayed alone, and OUT/<name>_reduced.h5. Without --settings peaks are not
     split and are linked wherever they share a pixel.
     """
-    numbers = _numbers(threshold, min_pixels, background_level, max_distance)
-    if settings is None and threshold is None:
+    recipe = _numbers(threshold, min_pixels, background_level, max_distance, numbers)
+    if settings is None and "threshold" not in recipe:
         raise SettingsError("no threshold: give --threshold in counts, or --settings with a recipe")
     found = _open(source)
     if not found.write_raw:
         raise ReplayError(f"{source}: is archived already; use `hedmlive replay`")
-    _process(found, _settings(source, found, settings, _folder(out), numbers, tiled))
+    _process(found, _settings(source, found, settings, _folder(out), recipe, tiled))
 
 
 @app.command()
@@ -131,6 +143,7 @@ def replay(
     min_pixels: MinPixels = None,
     background_level: Level = None,
     max_distance: MaxDistance = None,
+    numbers: Set = None,
     settings: SettingsFile = None,
     tiled: Tiled = None,
 ) -> None:
@@ -138,9 +151,9 @@ def replay(
 
     A recipe changed by an option gives another reduction, written beside those that OUT/<name>_reduced.h5 holds.
     """
-    numbers = _numbers(threshold, min_pixels, background_level, max_distance)
+    recipe = _numbers(threshold, min_pixels, background_level, max_distance, numbers)
     found = replace(_open(source), write_raw=False)
-    _process(found, _settings(source, found, settings, _folder(out), numbers, tiled))
+    _process(found, _settings(source, found, settings, _folder(out), recipe, tiled))
 
 
 @app.command()
@@ -221,7 +234,11 @@ def _one_line(error: Exception) -> str:
 
 
 def _numbers(
-    threshold: float | None, min_pixels: int | None, background_level: float | None, max_distance: float | None
+    threshold: float | None,
+    min_pixels: int | None,
+    background_level: float | None,
+    max_distance: float | None,
+    pairs: Sequence[str] | None,
 ) -> dict[str, Any]:
     given = {
         "threshold": threshold,
@@ -229,7 +246,16 @@ def _numbers(
         "background_level": background_level,
         "max_distance": max_distance,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    numbers = {name: value for name, value in given.items() if value is not None}
+    for pair in pairs or ():
+        name, separator, value = pair.partition("=")
+        try:
+            numbers[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            separator = ""
+        if not separator:
+            raise SettingsError(f"--set {pair}: wanted NAME=VALUE, as split=local-maximum")
+    return numbers
 
 
 def _open(source: str) -> Source:
@@ -263,10 +289,14 @@ def _settings(
         plain = dict(found.settings)
     else:
         raise SettingsError(f"{source}: does not say what its data keys mean; give --settings with their roles")
+    recipe = plain.get("recipe", {})
+    if "like" in numbers:
+        # A recipe that was archived names every number; what stays is what belongs to the detector.
+        recipe = {name: recipe[name] for name in _OF_THE_DETECTOR if name in recipe}
     return load_settings(
         plain
         | {
-            "recipe": plain.get("recipe", {}) | numbers,
+            "recipe": recipe | numbers,
             "archive": plain.get("archive", {}) | {"folder": str(out)},
             # Only what is asked for on the command line is published: the archived address may be the beamline's.
             "tiled": None if tiled is None else (plain.get("tiled") or {}) | {"uri": tiled},

@@ -14,16 +14,18 @@ from .errors import (
     SettingsError,
 )
 from .finders import Finder, FinderMaker, ThresholdFinder, finder_for, options_of
+from .fitting import FitRecipe, FitStatus, Surroundings, fit_peaks
 from .frame import Frame, SparseImage
 from .linking import OverlapLinker, Position
 from .medians import RunningMedian, median_of
 from .peaks import PeakFinder, PeaksOfFrame
-from .recipe import Recipe
+from .recipe import RECIPES, Recipe
 from .reducer import Reducer
 from .tables import SCAN_ROLES, TABLES, TRACK_BASE, Batches, Column, Columns, Table, join, tables_with_roles
 from .tracks import Tracker
 
 __all__ = [
+    "RECIPES",
     "SCAN_ROLES",
     "TABLES",
     "TRACK_BASE",
@@ -37,6 +39,8 @@ __all__ = [
     "DocumentError",
     "Finder",
     "FinderMaker",
+    "FitRecipe",
+    "FitStatus",
     "Frame",
     "FrameError",
     "HedmLiveError",
@@ -53,12 +57,14 @@ __all__ = [
     "RunningMedian",
     "SettingsError",
     "SparseImage",
+    "Surroundings",
     "Table",
     "ThresholdFinder",
     "Tracker",
     "bad_pixels",
     "digest",
     "finder_for",
+    "fit_peaks",
     "join",
     "median_of",
     "options_of",

@@ -23,6 +23,8 @@ class AdaptiveFinder:
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
         options: dict[str, Any] = {"n_sigma": 5.0, **options_of(recipe, _OPTIONS)}
+        if recipe.fit != "none":
+            raise SettingsError("recipe: finder 'noise-adaptive' fits nothing; use finder threshold")
         if prepared.flat is not None:
             raise SettingsError("recipe: finder 'noise-adaptive' takes no flat field: it measures the level itself")
         try:

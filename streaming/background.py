@@ -1,6 +1,5 @@
 """Background and the lit pixels above it."""
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +116,6 @@ class Background:
             self._running = RunningMedian(prepared.dark, step=step, every=every, invalid=prepared.invalid)
         self._cut: _Cut | None = None
         self._chunk_cut: tuple[_Cut, ChunkCut] | None = None
-        self._lock = threading.Lock()
         # Kept from frame to frame: asking the system for new memory costs more than what is written there. One for each
         # thread that is at work; taking from a list and adding to it needs no lock.
         self._rooms: list[np.ndarray] = []
@@ -184,11 +182,11 @@ class Background:
         )
 
     def _push_compressed(self, image: CompressedImage, cut: _Cut) -> LitPixels:
-        with self._lock:
-            if self._chunk_cut is None or self._chunk_cut[0] is not cut:
-                full = np.broadcast_to(cut.cut, cut.prepared.shape)
-                self._chunk_cut = (cut, ChunkCut(full, top=int(cut.top), sentinels=cut.sentinels.tolist()))
-            chunk_cut = self._chunk_cut[1]
+        # The first image makes it, before several threads push.
+        if self._chunk_cut is None or self._chunk_cut[0] is not cut:
+            full = np.broadcast_to(cut.cut, cut.prepared.shape)
+            self._chunk_cut = (cut, ChunkCut(full, top=int(cut.top), sentinels=cut.sentinels.tolist()))
+        chunk_cut = self._chunk_cut[1]
         row, col, value = chunk_cut.push(image.chunk, max_lit=self._recipe.max_lit)
         return self._listed(row, col, value, cut)
 

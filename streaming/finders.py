@@ -6,9 +6,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from .background import Background
+from .bitshuffle import CompressedImage
 from .corrections import Corrections, Prepared
 from .errors import SettingsError
-from .frame import Frame
+from .fitting import Surroundings
+from .frame import Frame, SparseImage
 from .peaks import PeakFinder, PeaksOfFrame
 from .recipe import Recipe
 
@@ -125,13 +127,32 @@ class ThresholdFinder:
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
         options_of(recipe, ())
+        if recipe.fit != "none" and recipe.background == "running-median":
+            raise SettingsError("recipe: fit needs a background that stays; use constant, dark or median")
+        self._recipe, self._prepared = recipe, prepared
         self._background = Background(recipe, prepared=prepared)
         self._peaks = PeakFinder(recipe)
-        self._edge = prepared.edge
         self.parallel = recipe.background != "running-median"
 
     def push(self, frame: Frame) -> PeaksOfFrame:
         """Return the peaks of one frame."""
-        lit = self._background.push(frame.image)
-        level = self._background.level
-        return self._peaks.push(frame.frame, frame.omega, lit, edge=self._edge, level=level)
+        image = frame.image
+        lit = self._background.push(image)
+        surroundings = None
+        if self._recipe.fit != "none" and not isinstance(image, SparseImage):
+            prepared = self._prepared
+            surroundings = Surroundings(
+                image=image.dense() if isinstance(image, CompressedImage) else image,
+                background=self._recipe.background_level if prepared.dark is None else prepared.dark,
+                flat=prepared.flat,
+                mask=prepared.invalid,
+                sentinels=self._recipe.sentinels,
+            )
+        return self._peaks.push(
+            frame.frame,
+            frame.omega,
+            lit,
+            edge=self._prepared.edge,
+            level=self._background.level,
+            surroundings=surroundings,
+        )

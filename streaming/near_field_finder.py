@@ -19,6 +19,8 @@ class NearFieldFinder:
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
         options = options_of(recipe, _OPTIONS)
+        if recipe.fit != "none":
+            raise SettingsError("recipe: finder 'near-field' fits nothing; use finder threshold")
         if prepared.flat is not None:
             raise SettingsError("recipe: finder 'near-field' takes no flat field")
         background = recipe.background_level if prepared.dark is None else prepared.dark

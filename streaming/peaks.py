@@ -1,14 +1,17 @@
 """Peaks: 8-connected groups of lit pixels, with their moments."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from . import peak_kernels
 from .background import LitPixels
-from .recipe import Recipe
-from .tables import PEAKS, PIXELS, Columns
+from .errors import SettingsError
+from .fitting import FitRecipe, Surroundings, fit_peaks
+from .recipe import Recipe, is_number
+from .tables import PEAKS, PIXELS, Columns, tables_with_roles
 from .vectors import LANES
 
 
@@ -42,6 +45,8 @@ class PeakFinder:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        self._table = tables_with_roles({}, fit=recipe.fit != "none")[PEAKS.name]
+        self._fit = None if recipe.fit == "none" else _Fit(recipe)
         # One for each thread that is at work; taking from a list and adding to it needs no lock.
         self._rooms: list[_Room] = []
 
@@ -53,6 +58,7 @@ class PeakFinder:
         *,
         edge: np.ndarray | None = None,
         level: float = math.nan,
+        surroundings: Surroundings | None = None,
     ) -> PeaksOfFrame:
         """Return the peaks of one frame.
 
@@ -68,14 +74,23 @@ class PeakFinder:
             Whether a pixel is on the border of its panel, shape (rows, columns); none if the frame's border is it.
         level
             Mean of the background, counts, to be passed on.
+        surroundings
+            The whole frame, for fits; without it only the lit pixels are fitted.
         """
         room = (self._rooms.pop() if self._rooms else _Room(0)).for_pixels(len(lit.row))
-        found = self._push(frame, omega, lit, room, edge, level)
+        found = self._push(frame, omega, lit, room, edge, level, surroundings)
         self._rooms.append(room)
         return found
 
     def _push(
-        self, frame: int, omega: float, lit: LitPixels, room: "_Room", edge: np.ndarray | None, level: float
+        self,
+        frame: int,
+        omega: float,
+        lit: LitPixels,
+        room: "_Room",
+        edge: np.ndarray | None,
+        level: float,
+        surroundings: Surroundings | None,
     ) -> PeaksOfFrame:
         n, first = len(lit.row), room.first
         if lit.first is None:
@@ -112,9 +127,13 @@ class PeakFinder:
             on_edge = (box[:, 2] == 0) | (box[:, 4] == 0) | (box[:, 3] == rows - 1) | (box[:, 5] == cols - 1)
         else:
             on_edge = _marked(labels, edge[lit.row, lit.col], n_peaks) > 0
+        columns = _peaks(frame, omega, sums, box, (n_pixels, n_maxima, n_saturated), on_edge)
+        if self._fit is not None:
+            group = np.repeat(room.group[:n_runs], np.diff(first[: n_runs + 1]))
+            columns |= self._fit.push(lit, group, labels, n_peaks, surroundings)
         return PeaksOfFrame(
             frame=frame,
-            peaks=_peaks(frame, omega, sums, box, (n_pixels, n_maxima, n_saturated), on_edge),
+            peaks=self._table.batch(columns),
             pixels=_pixels(frame, lit, labels, all_kept=kept == found),
             n_lit=n,
             n_dropped=found - kept,
@@ -162,6 +181,43 @@ class _Room:
         return self if n <= self._capacity else _Room(n + n // 2)
 
 
+class _Fit:
+    """Fits the peaks of a frame as a recipe says."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        options = dict(recipe.fit_options)
+        centre: Any = options.pop("beam_centre", None)
+        if not isinstance(centre, list | tuple) or len(centre) != 2 or not all(map(is_number, centre)):
+            raise SettingsError(f"recipe: fit_options: beam_centre is {centre!r}; wanted [row, column] of the beam")
+        known = sorted(each.name for each in fields(FitRecipe))
+        if not set(options) <= set(known):
+            raise SettingsError(
+                f"recipe: fit_options: {sorted(set(options) - set(known))} are unknown; known are {known}"
+            )
+        if not all(map(is_number, options.values())):
+            raise SettingsError(f"recipe: fit_options are {options}; wanted numbers")
+        self._recipe, self._saturation = FitRecipe(**options), recipe.saturation
+        self._centre = (float(centre[0]), float(centre[1]))
+
+    def push(
+        self, lit: LitPixels, group: np.ndarray, peak: np.ndarray, n_peaks: int, surroundings: Surroundings | None
+    ) -> Columns:
+        """Return the columns of the fit, by peak."""
+        saturated = None if self._saturation is None else lit.raw >= np.float64(self._saturation)
+        return fit_peaks(
+            lit.row,
+            lit.col,
+            lit.intensity,
+            group,
+            peak,
+            n_peaks,
+            beam_centre=self._centre,
+            saturated=saturated,
+            surroundings=surroundings,
+            recipe=self._recipe,
+        )
+
+
 def _marked(labels: np.ndarray, marked: np.ndarray, n_peaks: int) -> np.ndarray:
     """Return how many marked pixels each peak has."""
     counts = np.zeros(n_peaks, np.int32)
@@ -189,28 +245,26 @@ def _peaks(
     n_pixels, n_maxima, n_saturated = counts
     total = sums[:, 0]
     row, col = sums[:, 1] / total, sums[:, 2] / total
-    return PEAKS.batch(
-        {
-            "frame": np.full(n, frame),
-            "peak": np.arange(n),
-            "n_pixels": n_pixels,
-            "sum_intensity": total,
-            "max_intensity": sums[:, 6],
-            "row": box[:, 0] + row,
-            "col": box[:, 1] + col,
-            "row_max": box[:, 6],
-            "col_max": box[:, 7],
-            # Rounding can leave a variance of equal pixels a hair below zero.
-            "var_row": np.maximum(sums[:, 3] / total - row * row, 0.0),
-            "var_col": np.maximum(sums[:, 4] / total - col * col, 0.0),
-            "cov_row_col": sums[:, 5] / total - row * col,
-            "row_min": box[:, 2],
-            "row_end": box[:, 3] + 1,
-            "col_min": box[:, 4],
-            "col_end": box[:, 5] + 1,
-            "n_maxima": n_maxima,
-            "n_saturated": n_saturated,
-            "on_edge": on_edge,
-            "omega": np.full(n, omega),
-        }
-    )
+    return {
+        "frame": np.full(n, frame),
+        "peak": np.arange(n),
+        "n_pixels": n_pixels,
+        "sum_intensity": total,
+        "max_intensity": sums[:, 6],
+        "row": box[:, 0] + row,
+        "col": box[:, 1] + col,
+        "row_max": box[:, 6],
+        "col_max": box[:, 7],
+        # Rounding can leave a variance of equal pixels a hair below zero.
+        "var_row": np.maximum(sums[:, 3] / total - row * row, 0.0),
+        "var_col": np.maximum(sums[:, 4] / total - col * col, 0.0),
+        "cov_row_col": sums[:, 5] / total - row * col,
+        "row_min": box[:, 2],
+        "row_end": box[:, 3] + 1,
+        "col_min": box[:, 4],
+        "col_end": box[:, 5] + 1,
+        "n_maxima": n_maxima,
+        "n_saturated": n_saturated,
+        "on_edge": on_edge,
+        "omega": np.full(n, omega),
+    }

@@ -5,7 +5,7 @@ its first peak. What depends on when things happened is in no table.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -143,6 +143,35 @@ PEAKS = Table(
     ),
 )
 
+PEAKS_FIT = (
+    # Not in the digest: exponentials may differ in their last bit from one machine to another.
+    *(
+        _column(name, "<f8", unit, meaning, in_digest=False)
+        for name, unit, meaning in (
+            ("fit_row", "px", "centre of the fitted profile, pixel centres at integers; NaN where not fitted"),
+            ("fit_col", "px", "centre of the fitted profile"),
+            ("fit_amplitude", "counts", "height of the profile"),
+            ("fit_sigma_radial", "px", "width along the radius from the beam, sigma of the Gaussian part"),
+            ("fit_sigma_tangential", "px", "width across it"),
+            ("fit_mixing", "", "share of the Lorentzian part, 0 to 1"),
+            ("fit_background", "counts", "background under it, beyond what was subtracted"),
+            ("fit_sum", "counts", "volume of the profile"),
+            ("fit_rms", "counts", "root mean square of the residuals of its joint fit"),
+            ("fit_row_error", "px", "standard deviation of fit_row"),
+            ("fit_col_error", "px", "standard deviation of fit_col"),
+            ("fit_amplitude_error", "counts", "standard deviation of fit_amplitude"),
+        )
+    ),
+    _column(
+        "fit_status",
+        "<i2",
+        "",
+        "0 converged, 1 out of steps, 2 too few pixels, 3 at a bound, 4 not determined, 5 group too large",
+        in_digest=False,
+    ),
+)
+"""Further columns of ``peaks`` with `Recipe.fit`."""
+
 LINKS = Table(
     name="links",
     row="pair of linked peaks",
@@ -208,13 +237,15 @@ TABLES: dict[str, Table] = {table.name: table for table in (FRAMES, PEAKS, LINKS
 """Every table of a reduction, in the order in which the digest takes them."""
 
 
-def tables_with_roles(roles: Mapping[str, str]) -> dict[str, Table]:
+def tables_with_roles(roles: Mapping[str, str], *, fit: bool = False) -> dict[str, Table]:
     """Return the tables of a reduction whose ``frames`` have a column for each further role.
 
     Parameters
     ----------
     roles
         Further scalar roles, name to unit; those of `SCAN_ROLES` have their column already.
+    fit
+        Whether ``peaks`` has the columns of a fit.
 
     Raises
     ------
@@ -229,7 +260,8 @@ def tables_with_roles(roles: Mapping[str, str]) -> dict[str, Table]:
         _column(role, "<f8", roles[role], f"value of the role {role}; NaN if it never came") for role in extra
     )
     frames = Table(name=FRAMES.name, row=FRAMES.row, key=FRAMES.key, columns=FRAMES.columns + columns)
-    return TABLES | {FRAMES.name: frames}
+    peaks = replace(PEAKS, columns=PEAKS.columns + PEAKS_FIT) if fit else PEAKS
+    return TABLES | {FRAMES.name: frames, PEAKS.name: peaks}
 
 
 def join(batches: Iterable[Batches]) -> Batches:

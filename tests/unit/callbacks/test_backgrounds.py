@@ -9,16 +9,18 @@ import hostile
 import numpy as np
 import pytest
 
-from hedmlive.callbacks import HedmLive, load_settings, open_source, process
+from hedmlive.callbacks import HedmLive, ReducedArchiveReader, load_settings, open_source, process
 from hedmlive.callbacks.readers import HDF5Reader
 from hedmlive.streaming import (
     CompressedImage,
     Corrections,
+    FitStatus,
     Frame,
     Recipe,
     Reducer,
     SettingsError,
     digest,
+    finder_for,
     median_of,
     tables_with_roles,
 )
@@ -172,3 +174,71 @@ def test_the_same_run_by_another_finder(finder: str, tmp_path: Path) -> None:
     recipe = {"finder": finder, "split": "local-maximum", "smooth": True}
     wanted = expected(recipe, Corrections())
     assert live_and_replayed(hostile.run(), hostile.settings(tmp_path, recipe=hostile.RECIPE | recipe)) == (wanted, [])
+
+
+FIT = {"fit": "pseudo-voigt", "fit_options": {"beam_centre": [100.0, 3.5], "noise": 1.0}, "background_level": 3.0}
+
+
+def test_a_fit_is_a_reduction_of_its_own_beside_the_live_one(tmp_path: Path) -> None:
+    settings = hostile.settings(tmp_path)
+    plain, _ = live_and_replayed(hostile.run(), settings)
+    [raw] = tmp_path.glob("*_raw.h5")
+    fitted = load_settings(hostile.settings(tmp_path, recipe=hostile.RECIPE | FIT))
+    results = [process(open_source(str(raw)).documents, fitted) for _ in range(2)]
+    assert [result.problems for result in results] == [(), ()]
+    assert results[0].reduced is not None
+    with ReducedArchiveReader(results[0].reduced) as archive:
+        assert archive.attempts == (0, 1, 2, 3)
+        assert archive.digest(0) == archive.digest(1) == plain
+        assert archive.digest(2) == archive.digest(3)
+        one, two = (archive.read(attempt, "peaks") for attempt in (2, 3))
+        assert "fit_row" not in archive.read(0, "peaks")
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, two[name])
+    fitted_ones = one["fit_status"] == FitStatus.CONVERGED
+    assert (one["fit_status"] >= 0).all()
+    assert np.isfinite(one["fit_row"][fitted_ones]).all()
+    assert np.isnan(one["fit_row"][one["fit_status"] == FitStatus.TOO_FEW_PIXELS]).all()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"fit": "pseudo-voigt"}, "beam_centre is None"),
+        ({"fit": "pseudo-voigt", "fit_options": {"beam_centre": [1]}}, r"beam_centre is \[1\]"),
+        (FIT | {"fit_options": {"beam_centre": [1, 2], "sigma": 3}}, r"\['sigma'\] are unknown"),
+        (FIT | {"fit_options": {"beam_centre": [1, 2], "noise": -3}}, "noise is -3"),
+        (FIT | {"fit_options": {"beam_centre": [1, 2], "noise": "x"}}, "wanted numbers"),
+        (FIT | {"finder": "near-field"}, "'near-field' fits nothing"),
+        (FIT | {"background": "running-median"}, "a background that stays"),
+    ],
+)
+def test_a_fit_that_cannot_be_is_known_beforehand(recipe: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        finder_for(Recipe(**hostile.RECIPE | recipe), flat=False)
+
+
+def test_no_fit_in_a_live_run(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="give it to `hedmlive replay`"):
+        HedmLive(hostile.settings(tmp_path, recipe=hostile.RECIPE | FIT))
+
+
+def test_fits_do_not_depend_on_threads_or_compression() -> None:
+    rng = np.random.default_rng(5)
+    rows, cols = np.mgrid[:40, :50]
+    image = rng.poisson(100 + 900 * np.exp(-((rows - 12.3) ** 2 + (cols - 20.6) ** 2) / 5)).astype(np.uint16)
+    recipe = Recipe(
+        threshold=40, background_level=100, min_pixels=4, fit="pseudo-voigt", fit_options=FIT["fit_options"]
+    )
+    with h5py.File.in_memory() as file:
+        data = file.create_dataset("data", data=image[None], chunks=(1, 40, 50), **hdf5plugin.Bitshuffle(cname="lz4"))
+        _, chunk = data.id.read_direct_chunk((0, 0, 0))
+    reducer = Reducer(recipe, tables=tables_with_roles({}, fit=True))
+    whole = CompressedImage(shape=image.shape, dtype=image.dtype, chunk=chunk)
+    one, two = (reducer.find(Frame(frame=k, point=k, image=each)).peaks for k, each in enumerate((image, whole)))
+    assert reducer.parallel
+    assert one["fit_status"].tolist() == [FitStatus.CONVERGED]
+    assert abs(one["fit_row"][0] - 12.3) < 0.05
+    assert abs(one["fit_col"][0] - 20.6) < 0.05
+    for name in set(one) - {"frame"}:
+        np.testing.assert_array_equal(one[name], two[name])
