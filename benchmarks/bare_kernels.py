@@ -19,7 +19,7 @@ class BareKernels:
         self._runs = np.empty((3, capacity + 1), np.int32)
         self._row, self._col, self._labels = np.empty((3, capacity), np.int32)
         self._raw, self._intensity = np.empty(capacity, cut.dtype), np.empty(capacity)
-        self._group, self._size, self._bright = np.empty((3, capacity + 1), np.int32)
+        self._group, self._size = np.empty((2, capacity + 1), np.int32)
         self._maxima, self._near = np.empty(capacity + 1, np.uint8), np.empty((4, capacity + 1), np.int32)
         self._sums, self._box = np.empty((capacity, 8)), np.empty((capacity, 8), np.int32)
         self._none = np.empty(0, cut.dtype)
@@ -27,21 +27,18 @@ class BareKernels:
 
     def push(self, image: Array) -> Found:
         """Return the peaks of an image."""
-        row, col, first = self._runs
-        n_runs, n = lit_kernels.lit_runs(image, self._cut, self._top, self._none, row[:-1], col[:-1], first)
+        runs = self._runs
+        n_runs, n = lit_kernels.lit_pixels(
+            image, self._cut, self._top, self._none, self._cut, self._threshold,
+            runs, self._row, self._col, self._raw, self._intensity,
+        )  # fmt: skip
         listed = [each[:n] for each in (self._row, self._col, self._raw, self._intensity)]
-        lit_kernels.pixels_of_runs(
-            image, self._cut, self._threshold, row[:n_runs], col[:n_runs], first[: n_runs + 1], *listed
-        )
-        rows, cols, _, intensity = listed
-        found = peak_kernels.groups(
-            rows, cols, intensity, first, n_runs, self._group, self._size, self._maxima, self._near, self._bright
-        )
+        intensity = listed[3]
+        made = (self._group, self._size, self._maxima, self._near)
+        found = peak_kernels.groups(intensity, runs, n_runs, *made)
         counts = np.zeros(found, np.int32)
         sums, box, group = self._sums[:found], self._box[:found], self._group[:n_runs]
-        peak_kernels.moments(
-            rows, cols, intensity, first, group, self._bright, n_runs, sums, box, counts, self._labels[:n]
-        )
+        peak_kernels.moments(intensity, runs, group, n_runs, sums, box, counts, self._labels[:n])
         keep = counts >= self._min_pixels
         sums, box = sums[keep], box[keep]
         return Found(

@@ -32,8 +32,9 @@ class LitPixels:
     "Raw counts, shape (n,), of the frame's type."
     intensity: np.ndarray
     "Raw counts minus background, over the flat field if there is one; float64, shape (n,)."
-    first: np.ndarray | None = None
-    "First pixel of each run of neighbours in a row, and n; int32, shape (runs + 1,). None: still to be found."
+    runs: np.ndarray | None = None
+    "Row, column and index of the first pixel of each run of neighbours in a row, int32, shape (3, runs + 1); the last \
+index is n. None: still to be found."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,7 @@ class Background:
         # Kept from frame to frame: asking the system for new memory costs more than what is written there. One for each
         # thread that is at work; taking from a list and adding to it needs no lock.
         self._rooms: list[np.ndarray] = []
+        self._expected = _FIRST_CAPACITY
 
     @property
     def level(self) -> float:
@@ -159,27 +161,29 @@ class Background:
     def _push_dense(self, image: np.ndarray, cut: _Cut) -> LitPixels:
         raw = _plain(image, cut.dtype)
         room = self._rooms.pop() if self._rooms else np.empty((3, _FIRST_CAPACITY + 1), np.int32)
+        capacity = self._expected
         while True:
-            row, col, first = room
-            n_runs, n = lit_kernels.lit_runs(raw, cut.cut, cut.top, cut.sentinels, row[:-1], col[:-1], first)
+            row, col = np.empty((2, capacity), np.int32)
+            value, intensity = np.empty(capacity, cut.dtype), np.empty(capacity, np.float64)
+            n_runs, n = lit_kernels.lit_pixels(
+                raw, cut.cut, cut.top, cut.sentinels, cut.background, cut.shift, room, row, col, value, intensity
+            )
             check_flood(n, self._recipe.max_lit, cut.prepared.shape)
-            if n_runs < len(row):
+            if n_runs < room.shape[1] and n <= capacity:
                 break
-            room = np.empty((3, 2 * n_runs + 1), np.int32)
+            # Once more, with room enough.
+            capacity = max(capacity, n)
+            room = np.empty((3, max(2 * n_runs + 1, room.shape[1])), np.int32)
+        self._rooms.append(room)
         if n == 0 and raw.dtype.kind == "f" and np.isnan(raw).all():
             raise FrameError("the image holds nothing but NaN; look at the detector")
-        pixel_row, pixel_col = np.empty(n, np.int32), np.empty(n, np.int32)
-        value, intensity = np.empty(n, cut.dtype), np.empty(n, np.float64)
-        first = first[: n_runs + 1].copy()
-        lit_kernels.pixels_of_runs(
-            raw, cut.background, cut.shift, row[:n_runs], col[:n_runs], first, pixel_row, pixel_col, value, intensity
-        )
-        self._rooms.append(room)
+        # The next frame will have about as many; only what is written to takes memory.
+        self._expected = n + n // 4 + _FIRST_CAPACITY
+        row, col, value, intensity = row[:n], col[:n], value[:n], intensity[:n]
+        runs = room[:, : n_runs + 1].copy()
         if cut.prepared.flat is not None:
-            intensity /= cut.prepared.flat[pixel_row, pixel_col]
-        return LitPixels(
-            shape=cut.prepared.shape, row=pixel_row, col=pixel_col, raw=value, intensity=intensity, first=first
-        )
+            intensity /= cut.prepared.flat[row, col]
+        return LitPixels(shape=cut.prepared.shape, row=row, col=col, raw=value, intensity=intensity, runs=runs)
 
     def _push_compressed(self, image: CompressedImage, cut: _Cut) -> LitPixels:
         # The first image makes it, before several threads push.

@@ -10,9 +10,6 @@ from .vectors import LANES, WORD, list_pixels, lit_word, prefetch, trailing_zero
 
 Array = NDArray[Any]
 
-AHEAD = 24
-"Runs whose memory is asked for before it is needed."
-
 
 @njit(nogil=True, cache=True)
 def _scalar_word(raw: Array, i: int, cut: Array, j: int, top: Any, n: int) -> Any:
@@ -38,23 +35,37 @@ def _without(word: Any, raw: Array, i: int, sentinels: Array) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def lit_runs(
-    raw: Array, cut: Array, top: Any, sentinels: Array, row: Array, col: Array, first: Array
+def lit_pixels(
+    raw: Array,
+    cut: Array,
+    top: Any,
+    sentinels: Array,
+    background: Array,
+    shift: float,
+    runs: Array,
+    row: Array,
+    col: Array,
+    value: Array,
+    intensity: Array,
 ) -> tuple[int, Any]:
-    """Find the runs of lit pixels, ``cut < raw <= top`` and no sentinel, in raster order.
+    """List the lit pixels, ``cut < raw <= top`` and no sentinel, in raster order, and the runs that they form.
 
-    raw (rows, columns) and cut (rows or 1, columns) are C-contiguous and of one type. Written are the row and the first
-    column of each run and how many lit pixels come before it, and to the end of first how many there are. Return how
-    many runs and pixels there are, though only len(row) runs are kept.
+    raw (rows, columns), cut and background (rows or 1, columns) are C-contiguous, raw and cut of one type. Written are
+    runs (3, n + 1), the row, the column and the index of the first pixel of each run, and as the last index how many
+    pixels there are; and row, column, raw counts and raw - (background - shift) of each pixel. Return how many runs and
+    pixels there are. If there is no room for all runs, only these numbers count; for all pixels, only the runs besides.
     """
+    run_row, run_col, first = runs[0], runs[1], runs[2]
     rows, cols = raw.shape
-    pixels, cuts = raw.reshape(-1), cut.reshape(-1)
+    pixels, cuts, backgrounds = raw.reshape(-1), cut.reshape(-1), background.reshape(-1)
     pitch = cols if cut.shape[0] > 1 else 0
-    capacity = len(row)
-    n_runs, n = 0, 0
+    background_pitch = cols if background.shape[0] > 1 else 0
+    capacity = len(run_row) - 1
+    n_runs, n, before = 0, 0, 0
     for r in range(rows):
         i, j = r * cols, r * pitch
         end = -1
+        here = n_runs
         for block in range(0, cols, WORD):
             if block + WORD <= cols:
                 word = lit_word(pixels, i + block, cuts, j + block, top)
@@ -76,49 +87,56 @@ def lit_runs(
                 length = trailing_zeros(~word)
                 if at != end:
                     if n_runs < capacity:
-                        row[n_runs] = r
-                        col[n_runs] = at
+                        run_row[n_runs] = r
+                        run_col[n_runs] = at
                         first[n_runs] = n
+                        # A dark image of float64 is four times a frame and in no cache.
+                        prefetch(backgrounds, r * background_pitch + at)
                     n_runs += 1
                 n += np.int64(length)
                 at = end = at + np.int64(length)
                 if length == np.uint64(WORD):
                     break
                 word >>= length
+            if end > block and n_runs <= capacity:
+                prefetch(backgrounds, r * background_pitch + end - 1)
+        # One row late: its counts are still in the nearest cache, and what was asked for has come.
+        if n_runs < capacity and before < n_runs:
+            first[n_runs] = n
+            if first[here] <= len(row):
+                _list_runs(
+                    pixels, cols, backgrounds, background_pitch, shift, run_row, run_col, first, before, here,
+                    row, col, value, intensity,
+                )  # fmt: skip
+                before = here
     first[min(n_runs, capacity)] = n
+    if n_runs <= capacity and n <= len(row):
+        _list_runs(
+            pixels, cols, backgrounds, background_pitch, shift, run_row, run_col, first, before, n_runs,
+            row, col, value, intensity,
+        )  # fmt: skip
     return n_runs, n
 
 
 @njit(nogil=True, cache=True)
-def pixels_of_runs(
-    raw: Array,
-    background: Array,
+def _list_runs(
+    pixels: Array,
+    cols: int,
+    backgrounds: Array,
+    pitch: Any,
     shift: float,
     run_row: Array,
     run_col: Array,
     first: Array,
+    start: int,
+    stop: int,
     row: Array,
     col: Array,
     value: Array,
     intensity: Array,
 ) -> None:
-    """Write row, column, raw counts and raw - (background - shift) of each pixel of the runs.
-
-    background is (rows or 1, columns) and C-contiguous; first holds one number more than there are runs.
-    """
-    cols = raw.shape[1]
-    pixels, backgrounds = raw.reshape(-1), background.reshape(-1)
-    pitch = cols if background.shape[0] > 1 else 0
-    n_runs = len(run_row)
-    for k in range(n_runs):
-        # A dark image of float64 is four times a frame and in no cache: asked for in time, 3000 spots a frame take
-        # 0.7 instead of 2.7 ms.
-        if k + AHEAD < n_runs:
-            ahead_row, ahead_col = np.int64(run_row[k + AHEAD]), np.int64(run_col[k + AHEAD])
-            last = np.int64(first[k + AHEAD + 1]) - first[k + AHEAD] - 1
-            prefetch(backgrounds, ahead_row * pitch + ahead_col)
-            prefetch(backgrounds, ahead_row * pitch + ahead_col + last)
-            prefetch(pixels, ahead_row * cols + ahead_col)
+    """Write row, column, raw counts and raw - (background - shift) of each pixel of the runs start ... stop."""
+    for k in range(start, stop):
         r, c = np.int64(run_row[k]), np.int64(run_col[k])
         i, j, n, end = r * cols + c, r * pitch + c, np.int64(first[k]), np.int64(first[k + 1])
         while n < end:

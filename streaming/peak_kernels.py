@@ -25,14 +25,19 @@ Array = NDArray[Any]
 
 
 @njit(nogil=True, cache=True)
-def runs_of_pixels(row: Array, col: Array, first: Array) -> int:
-    """Write the index of the first pixel of each run of neighbours in a row, then len(row); return how many runs."""
+def runs_of_pixels(row: Array, col: Array, runs: Array) -> int:
+    """Write row, column and index of the first pixel of each run of neighbours in a row; return how many runs.
+
+    runs is (3, n + 1); the index after the last one is len(row).
+    """
     n = 0
     for i in range(len(row)):
         if i == 0 or row[i] != row[i - 1] or col[i] != col[i - 1] + 1:
-            first[n] = i
+            runs[0, n] = row[i]
+            runs[1, n] = col[i]
+            runs[2, n] = i
             n += 1
-    first[n] = len(row)
+    runs[2, n] = len(row)
     return n
 
 
@@ -96,53 +101,33 @@ def _keep_maxima(weight: Array, a: Any, b: Any, p: Any, low: Any, high: Any, equ
 
 
 @njit(nogil=True, cache=True)
-def groups(
-    row: Array,
-    col: Array,
-    weight: Array,
-    first: Array,
-    n_runs: int,
-    group: Array,
-    size: Array,
-    maxima: Array,
-    near: Array,
-    bright: Array,
-) -> int:
+def groups(weight: Array, runs: Array, n_runs: int, group: Array, size: Array, maxima: Array, near: Array) -> int:
     """Number the 8-connected groups of pixels from 0 by their first pixel; return how many there are.
 
-    first holds the runs as `runs_of_pixels` wrote them. Written are: group, that of each run; size, the pixels of each
-    group; near (4, runs), the runs above, from and to, and those below, that each run touches; bright, the brightest
-    pixel of each run, the first of equals; and the local maxima, pixels of which no 8-neighbour is brighter, nor as
-    bright and earlier, as bits: those of the first eight pixels of run k are maxima[first[k]], those of the next eight
-    follow it.
+    runs is what `runs_of_pixels` wrote. Written are: group, that of each run; size, the pixels of each
+    group; near (4, runs), the runs above, from and to, and those below, that each run touches; and the local maxima,
+    pixels of which no 8-neighbour is brighter, nor as bright and earlier, as bits: those of the first eight pixels of
+    run k are maxima[runs[2, k]], those of the next eight follow it.
     """
     # Runs go through the union-find, not pixels. The lower index wins, so a root is always the first run of its group.
     # Of the pixels, only those that are brightest among their two neighbours in the run are compared with other rows.
+    rows, cols, first = runs[0], runs[1], runs[2]
     above = 0
     for i in range(n_runs):
         group[i] = i
-        a, b = first[i], first[i + 1]
-        r, start, end = row[a], col[a], col[a] + b - a
-        best = a
+        a, b = np.int64(first[i]), np.int64(first[i + 1])
+        r, start = rows[i], np.int64(cols[i])
+        end = start + b - a
         for k in range(a, b, LANES):
-            word = _summits(weight, k, a, b)
-            maxima[a + (k - a) // LANES] = word
-            while word != 0:
-                top = k + np.int64(trailing_zeros(word))
-                best = top if weight[top] > weight[best] else best
-                word &= word - np.uint64(1)
-        bright[i] = best
+            maxima[a + (k - a) // LANES] = _summits(weight, k, a, b)
         # Runs above that end before this one can touch them cannot touch a later one of this row either.
-        while above < i and (
-            row[first[above]] < r - 1
-            or (row[first[above]] == r - 1 and col[first[above]] + first[above + 1] - first[above] < start)
-        ):
+        while rows[above] < r - 1 or (rows[above] == r - 1 and cols[above] + first[above + 1] - first[above] < start):
             above += 1
         near[0, i] = j = above
         near[2, i] = near[3, i] = 0
-        while j < i and row[first[j]] == r - 1 and col[first[j]] <= end:
-            p, q = first[j], first[j + 1]
-            shift = np.int64(start) - col[p]
+        while rows[j] == r - 1 and cols[j] <= end:
+            p, q = np.int64(first[j]), np.int64(first[j + 1])
+            shift = start - cols[j]
             _keep_maxima(weight, a, b, p + shift, -shift, q - p - shift, True, maxima)
             _keep_maxima(weight, p, q, a - shift, shift, b - a + shift, False, maxima)
             x, y = _root(group, i), _root(group, j)
@@ -169,16 +154,17 @@ def groups(
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _beside(col: Array, first: Array, i: Any, j: Any, k: Any) -> tuple[Any, Any, Any]:
+def _beside(runs: Array, i: Any, j: Any, k: Any) -> tuple[Any, Any, Any]:
     """Say where run j lies beside the pixels of run i from k on: the neighbour of k, and as which pixels it counts."""
-    p = np.int64(first[j]) + np.int64(col[first[i]]) - col[first[j]] + k - first[i]
-    return p, np.int64(first[j]) - p, np.int64(first[j + 1]) - p
+    start = np.int64(runs[2, j])
+    p = start + runs[1, i] - runs[1, j] + k - runs[2, i]
+    return p, start - p, runs[2, j + 1] - p
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _add(col: Array, weight: Array, first: Array, i: Any, j: Any, k: Any, side: Any, middle: Any, sums: Array) -> None:
+def _add(weight: Array, runs: Array, i: Any, j: Any, k: Any, side: Any, middle: Any, sums: Array) -> None:
     """Add to eight sums of run i, from k on, their neighbours in run j."""
-    p, low, high = _beside(col, first, i, j, k)
+    p, low, high = _beside(runs, i, j, k)
     if p >= 1 and max(p, k) + LANES < len(weight):
         add_near(weight, k, p, low, high, side, middle, sums)
         return
@@ -188,7 +174,7 @@ def _add(col: Array, weight: Array, first: Array, i: Any, j: Any, k: Any, side: 
 
 
 @njit(nogil=True, cache=True)
-def smooth(col: Array, weight: Array, first: Array, n_runs: int, near: Array, smoothed: Array) -> None:
+def smooth(weight: Array, runs: Array, n_runs: int, near: Array, smoothed: Array) -> None:
     """Smooth by 3 x 3 weights [1 2 1; 2 4 2; 1 2 1] / 16 over the listed pixels; others count as 0.
 
     All float32, in the order of ImageD11's ``sparse_smooth``: a sixteenth of the pixel itself, then its neighbours in
@@ -198,20 +184,20 @@ def smooth(col: Array, weight: Array, first: Array, n_runs: int, near: Array, sm
     one, two, three = np.float32(0.0625), np.float32(0.125), np.float32(0.1875)
     n = len(weight)
     for i in range(n_runs):
-        for k in range(np.int64(first[i]), np.int64(first[i + 1]), LANES):
+        for k in range(np.int64(runs[2, i]), np.int64(runs[2, i + 1]), LANES):
             for m in range(k, min(k + LANES, n)):
                 smoothed[m] = weight[m] * one
             for j in range(near[0, i], near[1, i]):
-                _add(col, weight, first, i, j, k, one, two, smoothed)
-            _add(col, weight, first, i, i, k, two, three, smoothed)
+                _add(weight, runs, i, j, k, one, two, smoothed)
+            _add(weight, runs, i, i, k, two, three, smoothed)
             for j in range(near[2, i], near[3, i]):
-                _add(col, weight, first, i, j, k, one, two, smoothed)
+                _add(weight, runs, i, j, k, one, two, smoothed)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _take(col: Array, weight: Array, first: Array, i: Any, j: Any, k: Any, best: Array, top: Array) -> None:
+def _take(weight: Array, runs: Array, i: Any, j: Any, k: Any, best: Array, top: Array) -> None:
     """Let eight pixels of run i, from k on, take what is brighter than their best so far in run j."""
-    p, low, high = _beside(col, first, i, j, k)
+    p, low, high = _beside(runs, i, j, k)
     if p >= 1 and max(p, k) + LANES < len(weight):
         take_brighter(weight, k, p, low, high, best, top)
         return
@@ -223,7 +209,7 @@ def _take(col: Array, weight: Array, first: Array, i: Any, j: Any, k: Any, best:
 
 
 @njit(nogil=True, cache=True)
-def climb(col: Array, weight: Array, first: Array, n_runs: int, near: Array, best: Array, top: Array) -> None:
+def climb(weight: Array, runs: Array, n_runs: int, near: Array, best: Array, top: Array) -> None:
     """Write the local maximum that each pixel climbs to, by way of the brightest of its 3 x 3 neighbourhood.
 
     Of equals the first in raster order is taken, the pixel itself in its turn. weight may be float32 or float64, near
@@ -232,14 +218,14 @@ def climb(col: Array, weight: Array, first: Array, n_runs: int, near: Array, bes
     """
     n = len(weight)
     for i in range(n_runs):
-        for k in range(np.int64(first[i]), np.int64(first[i + 1]), LANES):
+        for k in range(np.int64(runs[2, i]), np.int64(runs[2, i + 1]), LANES):
             for m in range(k, min(k + LANES, n)):
                 best[m] = -np.inf
             for j in range(near[0, i], near[1, i]):
-                _take(col, weight, first, i, j, k, best, top)
-            _take(col, weight, first, i, i, k, best, top)
+                _take(weight, runs, i, j, k, best, top)
+            _take(weight, runs, i, i, k, best, top)
             for j in range(near[2, i], near[3, i]):
-                _take(col, weight, first, i, j, k, best, top)
+                _take(weight, runs, i, j, k, best, top)
     # Each pass doubles the steps that are taken at once.
     moved = True
     while moved:
@@ -251,8 +237,9 @@ def climb(col: Array, weight: Array, first: Array, n_runs: int, near: Array, bes
 
 
 @njit(nogil=True, cache=True)
-def flat_tops(col: Array, weight: Array, first: Array, n_runs: int, near: Array, is_top: Array) -> None:
+def flat_tops(weight: Array, runs: Array, n_runs: int, near: Array, is_top: Array) -> None:
     """Mark the pixels that no 8-neighbour exceeds: of a flat top all. near is what `groups` wrote."""
+    first = runs[2]
     for i in range(n_runs):
         for m in range(first[i], first[i + 1]):
             is_top[m] = True
@@ -260,7 +247,7 @@ def flat_tops(col: Array, weight: Array, first: Array, n_runs: int, near: Array,
             low = near[0, i] if part == 0 else (i if part == 1 else near[2, i])
             high = near[1, i] if part == 0 else (i + 1 if part == 1 else near[3, i])
             for j in range(low, high):
-                p, start, end = _beside(col, first, i, j, np.int64(first[i]))
+                p, start, end = _beside(runs, i, j, np.int64(first[i]))
                 for m in range(first[i + 1] - first[i]):
                     for other in range(max(start, m - 1), min(end, m + 2)):
                         is_top[first[i] + m] &= weight[p + other] <= weight[first[i] + m]
@@ -310,53 +297,47 @@ def nearest_maximum(
 @njit(nogil=True, cache=True)
 def number_tops(
     top: Array,
-    weight: Array,
-    first: Array,
+    runs: Array,
     n_runs: int,
     number: Array,
     seen: Array,
     stretch: Array,
     label: Array,
-    bright: Array,
 ) -> tuple[int, int]:
     """Number the parts of the groups that are kept, by their first pixel; return how many stretches and parts.
 
-    top is what each pixel belongs to, number that of each run's group, -1 where it is dropped. Written are the first
-    pixel of each stretch of a run that belongs to one part, its part, and its brightest pixel; seen (n) is room to work
-    in.
+    top is what each pixel belongs to, number that of each run's group, -1 where it is dropped. Written are of each
+    stretch of a run that belongs to one part its row, its first column and first pixel, and its part; stretch is as
+    large as runs for as many runs as pixels, seen (n) is room to work in.
     """
     n, parts = 0, 0
     for i in range(len(top)):
         seen[i] = -1
     for run in range(n_runs):
-        a, b = first[run], first[run + 1]
-        if number[run] < 0:
-            stretch[n] = bright[n] = a
-            label[n] = -1
-            n += 1
-            continue
+        r, a, b = runs[0, run], runs[2, run], runs[2, run + 1]
+        shift = runs[1, run] - a
         for i in range(a, b):
-            if i == a or top[i] != top[i - 1]:
+            if i > a and (top[i] == top[i - 1] or number[run] < 0):
+                continue
+            stretch[0, n] = r
+            stretch[1, n] = i + shift
+            stretch[2, n] = i
+            label[n] = -1
+            if number[run] >= 0:
                 if seen[top[i]] < 0:
                     seen[top[i]] = parts
                     parts += 1
-                stretch[n] = bright[n] = i
                 label[n] = seen[top[i]]
-                n += 1
-            elif weight[i] > weight[bright[n - 1]]:
-                bright[n - 1] = i
-    stretch[n] = len(top)
+            n += 1
+    stretch[2, n] = len(top)
     return n, parts
 
 
 @njit(nogil=True, cache=True)
 def moments(
-    row: Array,
-    col: Array,
     weight: Array,
-    first: Array,
+    stretch: Array,
     label: Array,
-    bright: Array,
     n_stretches: int,
     sums: Array,
     box: Array,
@@ -365,14 +346,14 @@ def moments(
 ) -> None:
     """Sum each label's pixels in raster order, and write the label of each pixel.
 
-    A stretch is a row of neighbours of one label, -1 for none: first holds the index of its first pixel, and one number
-    more, bright that of its brightest. sums (n, 8): weight, w dr, w dc, w dr^2, w dc^2, w dr dc, largest weight, with
-    dr, dc from the first pixel; box (n, 8): first row, first col, row_min, row_max, col_min, col_max, row and col of
-    the brightest pixel; counts (n), of zeros: pixels.
+    A stretch is a row of neighbours of one label, -1 for none, as `runs_of_pixels` and `number_tops` write them. sums
+    (n, 8): weight, w dr, w dc, w dr^2, w dc^2, w dr dc, largest weight, with dr, dc from the first pixel; box (n, 8):
+    first row, first col, row_min, row_max, col_min, col_max, row and col of the brightest pixel; counts (n), of zeros:
+    pixels.
     """
     flat = sums.reshape(-1)
     for s in range(n_stretches):
-        k, a, b = label[s], np.int64(first[s]), np.int64(first[s + 1])
+        k, a, b = np.int64(label[s]), np.int64(stretch[2, s]), np.int64(stretch[2, s + 1])
         for i in range(a, b, LANES):
             if i + LANES <= len(labels):
                 # What is too much, the next stretch overwrites.
@@ -382,18 +363,18 @@ def moments(
                 labels[i:b] = k
         if k < 0:
             continue
-        r, c = row[a], col[a]
+        r, c = stretch[0, s], stretch[1, s]
         if counts[k] == 0:
             box[k, 0] = box[k, 2] = r
             box[k, 1] = box[k, 4] = box[k, 5] = c
             sums[k] = 0.0
             sums[k, 6] = -np.inf
-        add_moments(weight, a, b - a, float(r - box[k, 0]), float(c - box[k, 1]), flat, np.int64(k) * LANES)
-        at = bright[s]
-        if weight[at] > sums[k, 6]:
-            sums[k, 6] = weight[at]
-            box[k, 6] = r
-            box[k, 7] = col[at]
+        at = add_moments(weight, a, b - a, float(r - box[k, 0]), float(c - box[k, 1]), flat, k * LANES)
+        # No branch: whether a row is the brightest so far cannot be predicted.
+        brighter = weight[at] > sums[k, 6]
+        sums[k, 6] = weight[at] if brighter else sums[k, 6]
+        box[k, 6] = r if brighter else box[k, 6]
+        box[k, 7] = c + at - a if brighter else box[k, 7]
         box[k, 3] = r
         box[k, 4] = min(box[k, 4], c)
         box[k, 5] = max(box[k, 5], c + b - a - 1)
@@ -401,10 +382,10 @@ def moments(
 
 
 @njit(nogil=True, cache=True)
-def count_maxima(first: Array, n_runs: int, maxima: Array, labels: Array, counts: Array) -> None:
+def count_maxima(runs: Array, n_runs: int, maxima: Array, labels: Array, counts: Array) -> None:
     """Count the local maxima of each label, as `groups` found them; counts (n), of zeros."""
     for run in range(n_runs):
-        a, b = first[run], first[run + 1]
+        a, b = runs[2, run], runs[2, run + 1]
         for k in range(a, b, LANES):
             word = np.uint64(maxima[a + (k - a) // LANES])
             while word != 0:

@@ -92,31 +92,28 @@ class PeakFinder:
         level: float,
         surroundings: Surroundings | None,
     ) -> PeaksOfFrame:
-        n, first = len(lit.row), room.first
-        if lit.first is None:
-            n_runs = peak_kernels.runs_of_pixels(lit.row, lit.col, first)
+        n, runs = len(lit.row), lit.runs
+        if runs is None:
+            runs = room.runs
+            n_runs = peak_kernels.runs_of_pixels(lit.row, lit.col, runs)
         else:
-            first, n_runs = lit.first, len(lit.first) - 1
-        made = (room.group, room.size, room.maxima, room.near, room.bright)
-        found = peak_kernels.groups(lit.row, lit.col, lit.intensity, first, n_runs, *made)
+            n_runs = runs.shape[1] - 1
+        made = (room.group, room.size, room.maxima, room.near)
+        found = peak_kernels.groups(lit.intensity, runs, n_runs, *made)
         # Groups that are large enough are numbered anew, in the same order; the others get -1.
         large = room.size[:found] >= self._recipe.min_pixels
         kept = int(large.sum())
         number = np.where(large, np.cumsum(large, dtype=np.int32) - 1, -1).astype(np.int32)[room.group[:n_runs]]
-        stretch, label, bright, n_stretches, n_peaks = first, number, room.bright, n_runs, kept
+        stretch, label, n_stretches, n_peaks = runs, number, n_runs, kept
         if self._recipe.split != "none":
-            top = self._tops(lit, room, first, n_runs, found)
+            top = self._tops(lit, room, runs, n_runs, found)
             stretch, label = room.stretch, room.label
-            n_stretches, n_peaks = peak_kernels.number_tops(
-                top, lit.intensity, first, n_runs, number, room.seen, stretch, label, bright
-            )
+            n_stretches, n_peaks = peak_kernels.number_tops(top, runs, n_runs, number, room.seen, stretch, label)
         sums, box = np.empty((n_peaks, LANES)), np.empty((n_peaks, 8), np.int32)
         labels = np.empty(n, np.int32)
         n_pixels, n_maxima = np.zeros(n_peaks, np.int32), np.zeros(n_peaks, np.int32)
-        peak_kernels.moments(
-            lit.row, lit.col, lit.intensity, stretch, label, bright, n_stretches, sums, box, n_pixels, labels
-        )
-        peak_kernels.count_maxima(first, n_runs, room.maxima, labels, n_maxima)
+        peak_kernels.moments(lit.intensity, stretch, label, n_stretches, sums, box, n_pixels, labels)
+        peak_kernels.count_maxima(runs, n_runs, room.maxima, labels, n_maxima)
         all_saturated, n_saturated = -1, np.full(n_peaks, -1, np.int32)
         if self._recipe.saturation is not None:
             saturated = lit.raw >= np.float64(self._recipe.saturation)
@@ -129,7 +126,7 @@ class PeakFinder:
             on_edge = _marked(labels, edge[lit.row, lit.col], n_peaks) > 0
         columns = _peaks(frame, omega, sums, box, (n_pixels, n_maxima, n_saturated), on_edge)
         if self._fit is not None:
-            group = np.repeat(room.group[:n_runs], np.diff(first[: n_runs + 1]))
+            group = np.repeat(room.group[:n_runs], np.diff(runs[2, : n_runs + 1]))
             columns |= self._fit.push(lit, group, labels, n_peaks, surroundings)
         return PeaksOfFrame(
             frame=frame,
@@ -142,24 +139,24 @@ class PeakFinder:
             background_level=level,
         )
 
-    def _tops(self, lit: LitPixels, room: "_Room", first: np.ndarray, n_runs: int, found: int) -> np.ndarray:
+    def _tops(self, lit: LitPixels, room: "_Room", runs: np.ndarray, n_runs: int, found: int) -> np.ndarray:
         """Return the pixel whose part each pixel belongs to."""
         row, col, weight, top = lit.row, lit.col, lit.intensity, room.top
-        near = (first, n_runs, room.near)
+        near = (runs, n_runs, room.near)
         if self._recipe.split == "regional-maximum":
             is_top = np.empty(len(row), np.bool_)
-            peak_kernels.flat_tops(col, weight, *near, is_top)
-            group = np.repeat(room.group[:n_runs], np.diff(first[: n_runs + 1]))
+            peak_kernels.flat_tops(weight, *near, is_top)
+            group = np.repeat(room.group[:n_runs], np.diff(runs[2, : n_runs + 1]))
             limit, start = self._recipe.max_maxima, np.empty(found + 1, np.int64)
             order = np.empty(len(row), np.int64)
             peak_kernels.nearest_maximum(row, col, weight, group, room.size[:found], is_top, limit, start, order, top)
         elif self._recipe.smooth:
             single = room.single[: len(row)]
             single[:] = weight
-            peak_kernels.smooth(col, single, *near, room.smoothed)
-            peak_kernels.climb(col, room.smoothed[: len(row)], *near, room.single_best, top)
+            peak_kernels.smooth(single, *near, room.smoothed)
+            peak_kernels.climb(room.smoothed[: len(row)], *near, room.single_best, top)
         else:
-            peak_kernels.climb(col, weight, *near, room.best, top)
+            peak_kernels.climb(weight, *near, room.best, top)
         return top[: len(row)]
 
 
@@ -170,9 +167,10 @@ class _Room:
         self._capacity = capacity
         # The kernels write whole vectors.
         size = capacity + LANES
-        self.first, self.group, self.size, self.bright = np.empty((4, size), np.int32)
+        self.runs, self.stretch = np.empty((2, 3, size), np.int32)
+        self.group, self.size = np.empty((2, size), np.int32)
         self.maxima, self.near = np.empty(size, np.uint8), np.empty((4, size), np.int32)
-        self.top, self.seen, self.stretch, self.label = np.empty((4, size), np.int32)
+        self.top, self.seen, self.label = np.empty((3, size), np.int32)
         self.single, self.smoothed, self.single_best = np.empty((3, size), np.float32)
         self.best = np.empty(size)
 

@@ -204,7 +204,7 @@ def _add_moments(typing: Any, weight: Any, i: Any, n: Any, dr: Any, dc: Any, sum
     """Add n pixels of one row, from i on, to the six sums at sums[k]: w, w dr, w dc, w dr^2, w dc^2, w dr dc.
 
     The six are lanes of one vector, so that each is summed pixel by pixel; dc is that of the first pixel. Lanes six and
-    seven of sums stay as they are.
+    seven of sums stay as they are. Return the index of the brightest of them, the first of equals.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -231,7 +231,11 @@ def _add_moments(typing: Any, weight: Any, i: Any, n: Any, dr: Any, dc: Any, sum
         builder.branch(body)
         builder.position_at_end(body)
         at, total, a, b = builder.phi(_I64), builder.phi(_DOUBLES), builder.phi(_DOUBLES), builder.phi(_DOUBLES)
-        w = _splat(builder, builder.load(builder.gep(data, [builder.add(index, at)])))
+        bright, where = builder.phi(_DOUBLE), builder.phi(_I64)
+        place_of_one = builder.add(index, at)
+        one_weight = builder.load(builder.gep(data, [place_of_one]))
+        brighter = builder.fcmp_ordered(">", one_weight, bright)
+        w = _splat(builder, one_weight)
         added = builder.fadd(total, builder.fmul(builder.fmul(w, a), b))
         following = builder.add(at, ir.Constant(_I64, 1))
         pairs = (
@@ -239,6 +243,8 @@ def _add_moments(typing: Any, weight: Any, i: Any, n: Any, dr: Any, dc: Any, sum
             (total, start, added),
             (a, first, builder.fadd(a, first_step)),
             (b, second, builder.fadd(b, second_step)),
+            (bright, ir.Constant(_DOUBLE, float("-inf")), builder.select(brighter, one_weight, bright)),
+            (where, index, builder.select(brighter, place_of_one, where)),
         )
         for phi, initial, step in pairs:
             phi.add_incoming(initial, before)
@@ -246,10 +252,10 @@ def _add_moments(typing: Any, weight: Any, i: Any, n: Any, dr: Any, dc: Any, sum
         builder.cbranch(builder.icmp_signed("<", following, count), body, after)
         builder.position_at_end(after)
         builder.store(added, place, align=8)
-        return context.get_dummy_value()
+        return pairs[-1][2]
 
     double = types.float64
-    return types.void(weight, types.intp, types.int64, double, double, sums, types.intp), generate
+    return types.int64(weight, types.intp, types.int64, double, double, sums, types.intp), generate
 
 
 def _three(context: Any, builder: Any, signature: Any, arguments: Any) -> list[tuple[Any, Any, Any]]:

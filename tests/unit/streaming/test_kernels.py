@@ -23,18 +23,19 @@ def test_groups_are_a_flood_fill(data):
     shape = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 40)))
     row, col, weight, lit = listed(data.draw(images(shape, top=data.draw(st.sampled_from([2, 9])))))
     n = len(row)
-    first, group, size, bright = np.full((4, n + 1), -7, np.int32)
+    runs, (group, size) = np.full((3, n + 1), -7, np.int32), np.full((2, n + 1), -7, np.int32)
     maxima, near = np.full(n + 1, 255, np.uint8), np.full((4, n + 1), -7, np.int32)
-    n_runs = peak_kernels.runs_of_pixels(row, col, first)
-    found = peak_kernels.groups(row, col, weight, first, n_runs, group, size, maxima, near, bright)
+    n_runs = peak_kernels.runs_of_pixels(row, col, runs)
+    found = peak_kernels.groups(weight, runs, n_runs, group, size, maxima, near)
+    first = runs[2]
+    for k in (0, 1):
+        assert runs[k, :n_runs].tolist() == (row, col)[k][first[:n_runs]].tolist()
     wanted = naive_groups(lit)
     assert found == len(wanted)
     assert size[:found].tolist() == [len(each) for each in wanted]
     number = {pixel: k for k, each in enumerate(wanted) for pixel in each}
     lengths = np.diff(first[: n_runs + 1])
     assert np.repeat(group[:n_runs], lengths).tolist() == [number[pixel] for pixel in lit]
-    slices = [slice(first[run], first[run + 1]) for run in range(n_runs)]
-    assert bright[:n_runs].tolist() == [each.start + int(np.argmax(weight[each])) for each in slices]
     tops = [
         first[run] + k for run in range(n_runs) for k in range(lengths[run]) if maxima[first[run] + k // 8] >> k % 8 & 1
     ]
@@ -48,16 +49,16 @@ def test_smoothing_is_nine_weights_in_their_order(data):
     image = data.draw(images(shape, "float64")) * data.draw(st.sampled_from([1.0, 0.1, 1e6 / 3]))
     row, col, weight, lit = listed(image)
     smoothed = np.empty(len(row) + 8, np.float32)
-    peak_kernels.smooth(col, weight.astype(np.float32), *runs_and_near(row, col, weight), smoothed)
+    peak_kernels.smooth(weight.astype(np.float32), *runs_and_near(row, col, weight), smoothed)
     assert smoothed[: len(row)].tolist() == list(naive_smooth(lit).values())
 
 
 def runs_and_near(row, col, weight):
-    first, group, size, bright = np.empty((4, len(row) + 1), np.int32)
+    runs, (group, size) = np.empty((3, len(row) + 1), np.int32), np.empty((2, len(row) + 1), np.int32)
     near, maxima = np.empty((4, len(row) + 1), np.int32), np.empty(len(row) + 1, np.uint8)
-    n_runs = peak_kernels.runs_of_pixels(row, col, first)
-    peak_kernels.groups(row, col, weight, first, n_runs, group, size, maxima, near, bright)
-    return first, n_runs, near
+    n_runs = peak_kernels.runs_of_pixels(row, col, runs)
+    peak_kernels.groups(weight, runs, n_runs, group, size, maxima, near)
+    return runs, n_runs, near
 
 
 @settings(max_examples=60)
@@ -67,7 +68,7 @@ def test_climbing_ends_on_the_same_maximum(dtype, data):
     shape = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 30)))
     row, col, weight, lit = listed(data.draw(images(shape, top=data.draw(st.sampled_from([2, 9])))))
     top, best = np.empty(len(row) + 8, np.int32), np.empty(len(row) + 8, dtype)
-    peak_kernels.climb(col, weight.astype(dtype), *runs_and_near(row, col, weight), best, top)
+    peak_kernels.climb(weight.astype(dtype), *runs_and_near(row, col, weight), best, top)
     values = {pixel: w for pixel, (_, w) in lit.items()}
     pixels = list(lit)
     assert [pixels[i] for i in top[: len(row)]] == [naive_climb(values, pixel) for pixel in pixels]
@@ -91,8 +92,12 @@ def test_runs_of_wide_rows(dtype, n_cols, data):
     cut = data.draw(images((1 if whole_rows else len(image), n_cols), dtype, top=5))
     top, sentinels = image.dtype.type(data.draw(st.sampled_from([7, 200]))), data.draw(st.sampled_from([(), (6, 3)]))
     lit = (image > cut) & (image <= top) & ~np.isin(image, sentinels)
-    row, col, first = np.empty(lit.size, np.int32), np.empty(lit.size, np.int32), np.empty(lit.size + 1, np.int32)
-    n_runs, n = lit_kernels.lit_runs(image, cut, top, np.array(sentinels, dtype), row, col, first)
+    sentinels, none = np.array(sentinels, dtype), (cut, 0.0)
+    runs = row, col, first = np.empty((3, lit.size + 1), np.int32)
+    listed_ = (*np.full((2, lit.size), -7, np.int32), np.empty(lit.size, dtype), np.empty(lit.size))
+    n_runs, n = lit_kernels.lit_pixels(image, cut, top, sentinels, *none, runs, *listed_)
+    for found, wanted in zip(listed_, (*np.nonzero(lit), image[lit], (image - cut.astype(float))[lit]), strict=True):
+        assert found[:n].tolist() == wanted.tolist()
     assert n == lit.sum() == first[n_runs]
     lengths = np.diff(first[: n_runs + 1])
     found = [(r, c + k) for r, c, m in zip(row, col, lengths, strict=False) for k in range(m)]
@@ -100,13 +105,11 @@ def test_runs_of_wide_rows(dtype, n_cols, data):
     starts = np.diff(lit.astype(int), axis=1, prepend=0) == 1
     assert n_runs == starts.sum()
     # With less room the numbers are the same, and nothing is written beyond it.
-    short, end = np.full(n_runs // 2 + 1, -7, np.int32), np.empty(n_runs // 2 + 1, np.int32)
-    room = len(short) - 1
-    assert lit_kernels.lit_runs(image, cut, top, np.array(sentinels, dtype), short[:room], col[:room], end) == (
-        n_runs,
-        n,
-    )
-    assert short[room] == -7
+    short = np.full((3, n_runs // 2 + 1), -7, np.int32)
+    less = [each[: n // 2].copy() for each in listed_]
+    assert lit_kernels.lit_pixels(image, cut, top, sentinels, *none, short, *less) == (n_runs, n)
+    assert lit_kernels.lit_pixels(image, cut, top, sentinels, *none, runs, *less) == (n_runs, n)
+    assert np.repeat(row[:n_runs], np.diff(first[: n_runs + 1])).tolist() == np.nonzero(lit)[0].tolist()
 
 
 @settings(max_examples=60)
