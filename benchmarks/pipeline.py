@@ -25,6 +25,7 @@ from hedmlive.callbacks import make_sink as sink_by_name
 from hedmlive.streaming import (
     Background,
     Batches,
+    Corrections,
     Frame,
     OverlapLinker,
     PeakFinder,
@@ -132,7 +133,10 @@ class Stages:
         image = self.watch("frame from HDF5", lambda: source.reader.read(source.index))[source.part]
         if self._background is None or self._reducer is None:
             dark = np.mean(np.stack(self._darks), axis=0)
-            self._background, self._reducer = Background(self._recipe, dark=dark), Reducer(self._recipe, dark=dark)
+            self._background, self._reducer = (
+                Background(self._recipe, dark=dark),
+                Reducer(self._recipe, corrections=Corrections(dark=dark)),
+            )
             self._background.push(image)
         background, reducer, watch = self._background, self._reducer, self.watch
         watch("numpy.max (baseline)", lambda: np.max(image))

@@ -21,10 +21,11 @@ from .medians import RunningMedian, median_of
 from .peaks import PeakFinder, PeaksOfFrame
 from .recipe import RECIPES, Recipe
 from .reducer import Reducer
-from .tables import SCAN_ROLES, TABLES, TRACK_BASE, Batches, Column, Columns, Table, join, tables_with_roles
+from .tables import PEAKS_FIT, SCAN_ROLES, TABLES, TRACK_BASE, Batches, Column, Columns, Table, join, tables_with_roles
 from .tracks import Tracker
 
 __all__ = [
+    "PEAKS_FIT",
     "RECIPES",
     "SCAN_ROLES",
     "TABLES",

@@ -14,6 +14,8 @@ from .medians import RunningMedian
 from .recipe import Recipe
 
 _FIRST_CAPACITY = 1 << 14
+_MOST_KEPT = 1 << 19
+"Runs, or pixels, for which room is kept: memory does not stay as large as the worst frame made it."
 _WHOLE = 2.0**53
 "Up to here every whole number is a float64."
 
@@ -174,11 +176,12 @@ class Background:
             # Once more, with room enough.
             capacity = max(capacity, n)
             room = np.empty((3, max(2 * n_runs + 1, room.shape[1])), np.int32)
-        self._rooms.append(room)
+        if room.shape[1] <= _MOST_KEPT:
+            self._rooms.append(room)
         if n == 0 and raw.dtype.kind == "f" and np.isnan(raw).all():
             raise FrameError("the image holds nothing but NaN; look at the detector")
         # The next frame will have about as many; only what is written to takes memory.
-        self._expected = n + n // 4 + _FIRST_CAPACITY
+        self._expected = min(n + n // 4, _MOST_KEPT) + _FIRST_CAPACITY
         row, col, value, intensity = row[:n], col[:n], value[:n], intensity[:n]
         runs = room[:, : n_runs + 1].copy()
         if cut.prepared.flat is not None:

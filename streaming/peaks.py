@@ -14,6 +14,9 @@ from .recipe import Recipe, is_number
 from .tables import PEAKS, PIXELS, Columns, tables_with_roles
 from .vectors import LANES
 
+_MOST_KEPT = 1 << 19
+"Pixels of room that is kept: memory does not stay as large as the worst frame made it."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeaksOfFrame:
@@ -79,7 +82,8 @@ class PeakFinder:
         """
         room = (self._rooms.pop() if self._rooms else _Room(0)).for_pixels(len(lit.row))
         found = self._push(frame, omega, lit, room, edge, level, surroundings)
-        self._rooms.append(room)
+        if room.capacity <= _MOST_KEPT:
+            self._rooms.append(room)
         return found
 
     def _push(
@@ -164,7 +168,7 @@ class _Room:
     """Memory to work in, kept from frame to frame: asking the system for more costs more than what is written there."""
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         # The kernels write whole vectors.
         size = capacity + LANES
         self.runs, self.stretch = np.empty((2, 3, size), np.int32)
@@ -176,7 +180,7 @@ class _Room:
 
     def for_pixels(self, n: int) -> "_Room":
         """Return room for n pixels."""
-        return self if n <= self._capacity else _Room(n + n // 2)
+        return self if n <= self.capacity else _Room(n + n // 2)
 
 
 class _Fit:

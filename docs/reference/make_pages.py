@@ -23,11 +23,16 @@ from pydantic_core import PydanticUndefined
 from hedmlive.callbacks import Settings, load_settings, process
 from hedmlive.callbacks.settings import ArchiveSettings, DetectorSettings, TiledSettings, WorkerSettings
 from hedmlive.cli.app import app
-from hedmlive.streaming import TABLES, Recipe
+from hedmlive.streaming import PEAKS_FIT, TABLES, Column, Recipe
 from hedmlive.tiled_config.settings import ServeSettings
 
 HERE = Path(__file__).parent
 MADE = "Made from the code by `docs/reference/make_pages.py`; a test keeps it true."
+
+
+def _column(column: Column) -> str:
+    meaning = column.meaning + ("" if column.in_digest else " (not in the digest)")
+    return f"| `{column.name}` | {column.dtype.lstrip('<|')} | {column.unit} | {meaning} |"
 
 
 def tables() -> str:
@@ -45,10 +50,14 @@ def tables() -> str:
             "| column | type | unit | meaning |",
             "|---|---|---|---|",
         ]
-        for column in table.columns:
-            meaning = column.meaning + ("" if column.in_digest else " (not in the digest)")
-            lines.append(f"| `{column.name}` | {column.dtype.lstrip('<|')} | {column.unit} | {meaning} |")
+        lines += [_column(each) for each in table.columns]
         parts.append("\n".join(lines) + "\n")
+        if table.name == "peaks":
+            parts.append(
+                "With `fit` in the recipe also:\n\n"
+                + "\n".join(lines[4:6] + [_column(each) for each in PEAKS_FIT])
+                + "\n"
+            )
     return "\n".join(parts)
 
 
