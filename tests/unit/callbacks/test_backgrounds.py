@@ -1,5 +1,6 @@
 """Backgrounds, flat fields, masks and transforms from the settings; peak finders by name."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,26 @@ def test_the_first_frames_make_the_background(way: str, background: str, n: int,
     median = median_of([hostile.image(i) for i in range(min(n, hostile.N_FRAMES))])
     wanted = expected(recipe, Corrections(dark=median))
     assert live_and_replayed(hostile.run(way, tmp_path), settings) == (wanted, [])
+
+
+@pytest.mark.parametrize("recipe", [{"split": "local-maximum"}, {"background": "running-median"}])
+def test_threads_change_nothing(recipe: dict[str, Any], tmp_path: Path) -> None:
+    docs = hostile.run("stream", tmp_path, n_frames=40, n_detectors=2)
+    results = [
+        process(
+            docs,
+            load_settings(
+                hostile.settings(
+                    tmp_path / str(n), n_detectors=2, recipe=hostile.RECIPE | recipe, worker={"threads": n}
+                )
+            ),
+        )
+        for n in (1, 2, 7)
+    ]
+    assert len({tuple(result.digests.values()) for result in results}) == 1
+    assert [result.problems for result in results] == [()] * 3
+    assert [result.progress.n_frames for result in results] == [80] * 3
+    assert not [each.name for each in threading.enumerate() if each.name.startswith("hedmlive-peaks")]
 
 
 def test_a_first_frame_that_is_no_image_is_left_out_of_the_median(tmp_path: Path) -> None:

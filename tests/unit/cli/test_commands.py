@@ -16,11 +16,12 @@ import hostile
 import pytest
 import yaml
 
+from hedmlive.callbacks import ReducedArchiveReader
 from hedmlive.cli import main
 from hedmlive.streaming import ArchiveError
 
 Run = Callable[..., Any]
-COMMANDS = ("demo", "serve", "reduce", "replay", "digest")
+COMMANDS = ("demo", "serve", "reduce", "replay", "digest", "bench")
 
 
 @pytest.fixture
@@ -228,6 +229,38 @@ def test_another_recipe_is_another_reduction_beside(run: Run, reduced: Path, tmp
     digests = [line.split()[0] for line in run("digest", reduced / "scan_reduced.h5").out.splitlines()]
     assert digests[0] == digests[1] == first.digest
     assert digests[2] == other.digest != first.digest
+
+
+def test_any_number_of_a_recipe_on_the_command_line(run: Run, reduced: Path) -> None:
+    raw = next(reduced.glob("*_raw.h5"))
+    splits = ("--set", "split=local-maximum", "--set", "smooth=true", "--set", "min_pixels=1000")
+    assert run("replay", raw, "--out", reduced, *splits).code == 0
+    assert run("replay", raw, "--out", reduced, "--set", "like=plain").code == 0
+    with ReducedArchiveReader(next(reduced.glob("*_reduced.h5"))) as archive:
+        recipes = [archive.attributes(attempt)["recipe"] for attempt in archive.attempts]
+        assert archive.digest(2) == archive.digest(0) != archive.digest(1)
+    assert [recipe["split"] for recipe in recipes] == ["none", "local-maximum", "none"]
+    assert [recipe["smooth"] for recipe in recipes] == [False, True, False]
+    # A named recipe keeps what belongs to the detector.
+    assert {recipe["threshold"] for recipe in recipes} == {20}
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("split", "wanted NAME=VALUE"),
+        ("split=[", "wanted NAME=VALUE"),
+        ("split=watershed", "split is 'watershed'; wanted none or"),
+        ("colour=blue", "unknown keys ['colour']"),
+        ("like=nothing", "like is 'nothing'; wanted plain or ff or nf"),
+        ("finder=neural", "finder is 'neural'; installed are"),
+    ],
+)
+def test_a_wrong_number_of_a_recipe_is_usage(run: Run, reduced: Path, pair: str, message: str) -> None:
+    ended = run("replay", next(reduced.glob("*_raw.h5")), "--out", reduced, "--set", pair)
+    assert ended.code == 2
+    assert message in ended.err
+    assert len(ended.err.splitlines()) == 1
 
 
 def test_a_changed_column_is_found(run: Run, reduced: Path) -> None:

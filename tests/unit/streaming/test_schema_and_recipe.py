@@ -9,7 +9,16 @@ from hypothesis import given
 from unit.streaming.strategies import recipes
 
 import hedmlive.streaming
-from hedmlive.streaming import TABLES, HedmLiveError, Recipe, SettingsError, SparseImage, join, tables_with_roles
+from hedmlive.streaming import (
+    RECIPES,
+    TABLES,
+    HedmLiveError,
+    Recipe,
+    SettingsError,
+    SparseImage,
+    join,
+    tables_with_roles,
+)
 
 
 def test_all_is_sorted_and_complete():
@@ -136,3 +145,15 @@ def test_a_recipe_names_what_it_refuses(name, value):
 def test_a_wrong_dictionary_is_refused(numbers, message):
     with pytest.raises(SettingsError, match=message):
         Recipe.from_dict(numbers)
+
+
+def test_a_named_recipe_is_where_one_begins():
+    for name in RECIPES:
+        assert Recipe.from_dict({"like": name, "threshold": 7}).threshold == 7
+    assert Recipe.from_dict({"like": "plain", "threshold": 7}) == Recipe(threshold=7)
+    recipe = Recipe.from_dict({"like": "ff", "threshold": 7, "smooth": False})
+    assert (recipe.split, recipe.smooth) == ("local-maximum", False)
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+    for like in ("fff", 3, None):
+        with pytest.raises(SettingsError, match=r"like is .*; wanted plain or ff or nf"):
+            Recipe.from_dict({"like": like, "threshold": 7})
