@@ -118,7 +118,7 @@ def lit_pixels(
     return n_runs, n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def _list_runs(
     pixels: Array,
     cols: int,
