@@ -169,7 +169,12 @@ def lit_sparse(value: Array, row: Array, col: Array, cut: Array, top: Any, senti
 
 @njit(nogil=True, cache=True)
 def intensities(value: Array, row: Array, col: Array, background: Array, shift: float, intensity: Array) -> None:
-    """Write value - (background - shift) of each listed pixel; background is (rows or 1, columns)."""
-    every = 0 if background.shape[0] == 1 else 1
-    for i in range(len(value)):
-        intensity[i] = float(value[i]) - (float(background[row[i] * every, col[i]]) - shift)
+    """Write value - (background - shift) of each listed pixel; background is (rows or 1, columns), C-contiguous."""
+    pitch = 0 if background.shape[0] == 1 else background.shape[1]
+    backgrounds = background.reshape(-1)
+    n = len(value)
+    for i in range(n):
+        # No pass over the frame has brought the background near.
+        ahead = min(i + 64, n - 1)
+        prefetch(backgrounds, np.int64(row[ahead]) * pitch + col[ahead])
+        intensity[i] = float(value[i]) - (float(backgrounds[np.int64(row[i]) * pitch + col[i]]) - shift)
