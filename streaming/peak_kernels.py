@@ -401,3 +401,50 @@ def count_labels(labels: Array, marked: Array, counts: Array) -> None:
     for i in range(len(labels)):
         if labels[i] >= 0:
             counts[labels[i]] += marked[i]
+
+
+@njit(nogil=True, cache=True)
+def keep_labelled(
+    labels: Array,
+    row: Array,
+    col: Array,
+    raw: Array,
+    kept_label: Array,
+    kept_row: Array,
+    kept_col: Array,
+    kept_raw: Array,
+) -> int:
+    """Write the pixels that have a label, with counts as float64; return how many they are."""
+    n = 0
+    for i in range(len(labels)):
+        # No branch: what is not kept is overwritten by the next.
+        kept_label[n] = labels[i]
+        kept_row[n] = row[i]
+        kept_col[n] = col[i]
+        kept_raw[n] = raw[i]
+        n += labels[i] >= 0
+    return n
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def columns_of_peaks(
+    sums: Array, box: Array, shape: tuple[int, int], moments: Array, places: Array, edge: Array
+) -> None:
+    """Make columns of what `moments` wrote.
+
+    moments (7, n): sum, largest, row, col, var_row, var_col, cov_row_col; places (6, n): row_max, col_max, row_min,
+    row_end, col_min, col_end; edge (n): whether the box touches the border of the frame.
+    """
+    for k in range(len(sums)):
+        total = sums[k, 0]
+        row, col = sums[k, 1] / total, sums[k, 2] / total
+        var_row, var_col = sums[k, 3] / total - row * row, sums[k, 4] / total - col * col
+        moments[0, k], moments[1, k] = total, sums[k, 6]
+        moments[2, k], moments[3, k] = box[k, 0] + row, box[k, 1] + col
+        # Rounding can leave a variance of equal pixels a hair below zero.
+        moments[4, k], moments[5, k] = max(var_row, 0.0), max(var_col, 0.0)
+        moments[6, k] = sums[k, 5] / total - row * col
+        places[0, k], places[1, k] = box[k, 6], box[k, 7]
+        places[2, k], places[3, k] = box[k, 2], box[k, 3] + 1
+        places[4, k], places[5, k] = box[k, 4], box[k, 5] + 1
+        edge[k] = box[k, 2] == 0 or box[k, 4] == 0 or box[k, 3] == shape[0] - 1 or box[k, 5] == shape[1] - 1

@@ -16,6 +16,8 @@ from .vectors import LANES
 
 _MOST_KEPT = 1 << 19
 "Pixels of room that is kept: memory does not stay as large as the worst frame made it."
+_MOMENTS = ("sum_intensity", "max_intensity", "row", "col", "var_row", "var_col", "cov_row_col")
+_PLACES = ("row_max", "col_max", "row_min", "row_end", "col_min", "col_end")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,19 +125,17 @@ class PeakFinder:
             saturated = lit.raw >= np.float64(self._recipe.saturation)
             all_saturated = int(saturated.sum())
             n_saturated = _marked(labels, saturated, n_peaks)
-        if edge is None:
-            rows, cols = lit.shape
-            on_edge = (box[:, 2] == 0) | (box[:, 4] == 0) | (box[:, 3] == rows - 1) | (box[:, 5] == cols - 1)
-        else:
-            on_edge = _marked(labels, edge[lit.row, lit.col], n_peaks) > 0
-        columns = _peaks(frame, omega, sums, box, (n_pixels, n_maxima, n_saturated), on_edge)
+        columns = _peaks(frame, omega, sums, box, lit.shape)
+        columns |= {"n_pixels": n_pixels, "n_maxima": n_maxima, "n_saturated": n_saturated}
+        if edge is not None:
+            columns["on_edge"] = _marked(labels, edge[lit.row, lit.col], n_peaks) > 0
         if self._fit is not None:
             group = np.repeat(room.group[:n_runs], np.diff(runs[2, : n_runs + 1]))
             columns |= self._fit.push(lit, group, labels, n_peaks, surroundings)
         return PeaksOfFrame(
             frame=frame,
             peaks=self._table.batch(columns),
-            pixels=_pixels(frame, lit, labels, all_kept=kept == found),
+            pixels=_pixels(frame, lit, labels),
             n_lit=n,
             n_dropped=found - kept,
             n_saturated=all_saturated,
@@ -227,46 +227,24 @@ def _marked(labels: np.ndarray, marked: np.ndarray, n_peaks: int) -> np.ndarray:
     return counts
 
 
-def _pixels(frame: int, lit: LitPixels, labels: np.ndarray, *, all_kept: bool) -> Columns:
-    columns = {"peak": labels, "row": lit.row, "col": lit.col, "intensity": lit.raw}
-    if not all_kept:
-        inside = labels >= 0
-        columns = {name: values[inside] for name, values in columns.items()}
-    return PIXELS.batch({"frame": np.full(len(columns["peak"]), frame), **columns})
+def _pixels(frame: int, lit: LitPixels, labels: np.ndarray) -> Columns:
+    n = len(labels)
+    peak, row, col = np.empty((3, n), np.int32)
+    raw = np.empty(n, np.float64)
+    n = peak_kernels.keep_labelled(labels, lit.row, lit.col, lit.raw, peak, row, col, raw)
+    columns = {"peak": peak[:n], "row": row[:n], "col": col[:n], "intensity": raw[:n]}
+    return PIXELS.batch({"frame": np.full(n, frame), **columns})
 
 
-def _peaks(
-    frame: int,
-    omega: float,
-    sums: np.ndarray,
-    box: np.ndarray,
-    counts: tuple[np.ndarray, np.ndarray, np.ndarray],
-    on_edge: np.ndarray,
-) -> Columns:
+def _peaks(frame: int, omega: float, sums: np.ndarray, box: np.ndarray, shape: tuple[int, int]) -> Columns:
     n = len(sums)
-    n_pixels, n_maxima, n_saturated = counts
-    total = sums[:, 0]
-    row, col = sums[:, 1] / total, sums[:, 2] / total
+    moments, places, edge = np.empty((7, n)), np.empty((6, n), np.int32), np.empty(n, np.bool_)
+    peak_kernels.columns_of_peaks(sums, box, shape, moments, places, edge)
     return {
         "frame": np.full(n, frame),
         "peak": np.arange(n),
-        "n_pixels": n_pixels,
-        "sum_intensity": total,
-        "max_intensity": sums[:, 6],
-        "row": box[:, 0] + row,
-        "col": box[:, 1] + col,
-        "row_max": box[:, 6],
-        "col_max": box[:, 7],
-        # Rounding can leave a variance of equal pixels a hair below zero.
-        "var_row": np.maximum(sums[:, 3] / total - row * row, 0.0),
-        "var_col": np.maximum(sums[:, 4] / total - col * col, 0.0),
-        "cov_row_col": sums[:, 5] / total - row * col,
-        "row_min": box[:, 2],
-        "row_end": box[:, 3] + 1,
-        "col_min": box[:, 4],
-        "col_end": box[:, 5] + 1,
-        "n_maxima": n_maxima,
-        "n_saturated": n_saturated,
-        "on_edge": on_edge,
+        **dict(zip(_MOMENTS, moments, strict=True)),
+        **dict(zip(_PLACES, places, strict=True)),
+        "on_edge": edge,
         "omega": np.full(n, omega),
     }
