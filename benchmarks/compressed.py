@@ -158,7 +158,7 @@ def main() -> None:
                 routes.add_row(*(first if threads == 1 else [""] * 4), str(threads), *shown)
             parts = bench.stages()
             stages.add_row(str(n_spots), *(f"{1e3 * statistics.median(parts[stage]):.2f}" for stage in STAGES))
-    Console().print(routes, stages, sep="\n")
+    Console(width=180).print(routes, stages, sep="\n")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="hedmlive.yml, for input that does not bring its own roles.")
 ]
 Threshold = Annotated[
-    float | None, typer.Option("--threshold", min=0, help="A pixel is lit above background + this [counts].")
+    float | None, typer.Option("--threshold", min=0, help="A pixel is lit above background + this, counts.")
 ]
 MinPixels = Annotated[int | None, typer.Option("--min-pixels", min=1, help="Smaller groups of pixels are dropped.")]
 Set = Annotated[
@@ -47,9 +47,9 @@ Set = Annotated[
         help="Any number of the recipe, as YAML; may come several times. `like=ff` begins with a named recipe.",
     ),
 ]
-Level = Annotated[float | None, typer.Option("--background-level", help="Constant background [counts].")]
+Level = Annotated[float | None, typer.Option("--background-level", help="Constant background, counts.")]
 MaxDistance = Annotated[
-    float | None, typer.Option("--max-distance", help="Centroids of linked peaks are no further apart [px].")
+    float | None, typer.Option("--max-distance", help="Centroids of linked peaks are no further apart, px.")
 ]
 Tiled = Annotated[
     str | None,
@@ -177,7 +177,7 @@ def digest(file: Annotated[Path, typer.Argument(help="Reduced archive (*_reduced
 @app.command()
 def bench(
     shape: Annotated[
-        tuple[int, int], typer.Option("--shape", metavar="ROWS COLUMNS", help="Size of a simulated frame [px].")
+        tuple[int, int], typer.Option("--shape", metavar="ROWS COLUMNS", help="Size of a simulated frame, px.")
     ] = (2048, 2048),
     dtype: Annotated[
         str, typer.Option("--dtype", help="Type of its counts: uint8, uint16, uint32, int32 or float32.")
