@@ -122,6 +122,7 @@ class Background:
         # Kept from frame to frame: asking the system for new memory costs more than what is written there. One for each
         # thread that is at work; taking from a list and adding to it needs no lock.
         self._rooms: list[np.ndarray] = []
+        self._lists: list[tuple[np.ndarray, ...]] = []
         self._expected = _FIRST_CAPACITY
 
     @property
@@ -160,21 +161,28 @@ class Background:
                 self._cut = self._make_cut(cut.prepared, cut.dtype)
         return lit
 
+    def take_back(self, lit: LitPixels) -> None:
+        """Use the memory of lit pixels again, which came from here and which nobody looks at any more."""
+        arrays = (lit.row, lit.col, lit.raw, lit.intensity)
+        lists = tuple(each if each.base is None else each.base for each in arrays)
+        cut = self._cut
+        if lit.runs is not None and cut is not None and lists[2].dtype == cut.dtype and len(lists[0]) <= _MOST_KEPT:
+            self._lists.append(lists)
+
     def _push_dense(self, image: np.ndarray, cut: _Cut) -> LitPixels:
         raw = _plain(image, cut.dtype)
         room = self._rooms.pop() if self._rooms else np.empty((3, _FIRST_CAPACITY + 1), np.int32)
-        capacity = self._expected
+        lists = self._lists.pop() if self._lists else _lists(self._expected, cut.dtype)
         while True:
-            row, col = np.empty((2, capacity), np.int32)
-            value, intensity = np.empty(capacity, cut.dtype), np.empty(capacity, np.float64)
+            row, col, value, intensity = lists
             n_runs, n = lit_kernels.lit_pixels(
                 raw, cut.cut, cut.top, cut.sentinels, cut.background, cut.shift, room, row, col, value, intensity
             )
             check_flood(n, self._recipe.max_lit, cut.prepared.shape)
-            if n_runs < room.shape[1] and n <= capacity:
+            if n_runs < room.shape[1] and n <= len(row):
                 break
             # Once more, with room enough.
-            capacity = max(capacity, n)
+            lists = _lists(max(n, len(row)), cut.dtype)
             room = np.empty((3, max(2 * n_runs + 1, room.shape[1])), np.int32)
         if room.shape[1] <= _MOST_KEPT:
             self._rooms.append(room)
@@ -274,6 +282,11 @@ class Background:
             shift=shift,
             dark_zero=not bool((cut < 0).any()),
         )
+
+
+def _lists(n: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """Return room for rows, columns, raw counts and intensities of n pixels."""
+    return np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, dtype), np.empty(n, np.float64)
 
 
 def _direct(dtype: np.dtype) -> bool:

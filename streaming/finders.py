@@ -148,7 +148,7 @@ class ThresholdFinder:
                 mask=prepared.invalid,
                 sentinels=self._recipe.sentinels,
             )
-        return self._peaks.push(
+        found = self._peaks.push(
             frame.frame,
             frame.omega,
             lit,
@@ -156,3 +156,5 @@ class ThresholdFinder:
             level=self._background.level,
             surroundings=surroundings,
         )
+        self._background.take_back(lit)
+        return found

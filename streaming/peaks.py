@@ -116,7 +116,7 @@ class PeakFinder:
             stretch, label = room.stretch, room.label
             n_stretches, n_peaks = peak_kernels.number_tops(top, runs, n_runs, number, room.seen, stretch, label)
         sums, box = np.empty((n_peaks, LANES)), np.empty((n_peaks, 8), np.int32)
-        labels = np.empty(n, np.int32)
+        labels = room.labels[:n]
         n_pixels, n_maxima = np.zeros(n_peaks, np.int32), np.zeros(n_peaks, np.int32)
         peak_kernels.moments(lit.intensity, stretch, label, n_stretches, sums, box, n_pixels, labels)
         peak_kernels.count_maxima(runs, n_runs, room.maxima, labels, n_maxima)
@@ -174,7 +174,7 @@ class _Room:
         self.runs, self.stretch = np.empty((2, 3, size), np.int32)
         self.group, self.size = np.empty((2, size), np.int32)
         self.maxima, self.near = np.empty(size, np.uint8), np.empty((4, size), np.int32)
-        self.top, self.seen, self.label = np.empty((3, size), np.int32)
+        self.top, self.seen, self.label, self.labels = np.empty((4, size), np.int32)
         self.single, self.smoothed, self.single_best = np.empty((3, size), np.float32)
         self.best = np.empty(size)
 

@@ -76,8 +76,9 @@ def test_a_compressed_file_gives_the_same(recipe: dict[str, Any], tmp_path: Path
     median = median_of(list(frames[:3])) if "background" in recipe else None
     assert live_and_replayed(docs, settings) == (expected(recipe, Corrections(dark=median)), [])
     reader = HDF5Reader(path, {}, 1)
-    [image] = reader.read(0)
-    assert isinstance(image, CompressedImage)
+    images = reader.read(0)
+    assert isinstance(images, tuple)
+    assert [type(image) for image in images] == [CompressedImage]
     reader.close()
 
 
@@ -197,7 +198,11 @@ def test_the_same_run_by_another_finder(finder: str, tmp_path: Path) -> None:
     assert live_and_replayed(hostile.run(), hostile.settings(tmp_path, recipe=hostile.RECIPE | recipe)) == (wanted, [])
 
 
-FIT = {"fit": "pseudo-voigt", "fit_options": {"beam_centre": [100.0, 3.5], "noise": 1.0}, "background_level": 3.0}
+FIT: dict[str, Any] = {
+    "fit": "pseudo-voigt",
+    "fit_options": {"beam_centre": [100.0, 3.5], "noise": 1.0},
+    "background_level": 3.0,
+}
 
 
 def test_a_fit_is_a_reduction_of_its_own_beside_the_live_one(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Kernels against their naive twins, alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -94,8 +96,9 @@ def test_runs_of_wide_rows(dtype, n_cols, data):
     lit = (image > cut) & (image <= top) & ~np.isin(image, sentinels)
     sentinels, none = np.array(sentinels, dtype), (cut, 0.0)
     runs = row, col, first = np.empty((3, lit.size + 1), np.int32)
-    listed_ = (*np.full((2, lit.size), -7, np.int32), np.empty(lit.size, dtype), np.empty(lit.size))
-    n_runs, n = lit_kernels.lit_pixels(image, cut, top, sentinels, *none, runs, *listed_)
+    listed_: Any = (*np.full((2, lit.size), -7, np.int32), np.empty(lit.size, dtype), np.empty(lit.size))
+    find: Any = lit_kernels.lit_pixels
+    n_runs, n = find(image, cut, top, sentinels, *none, runs, *listed_)
     for found, wanted in zip(listed_, (*np.nonzero(lit), image[lit], (image - cut.astype(float))[lit]), strict=True):
         assert found[:n].tolist() == wanted.tolist()
     assert n == lit.sum() == first[n_runs]
@@ -107,8 +110,8 @@ def test_runs_of_wide_rows(dtype, n_cols, data):
     # With less room the numbers are the same, and nothing is written beyond it.
     short = np.full((3, n_runs // 2 + 1), -7, np.int32)
     less = [each[: n // 2].copy() for each in listed_]
-    assert lit_kernels.lit_pixels(image, cut, top, sentinels, *none, short, *less) == (n_runs, n)
-    assert lit_kernels.lit_pixels(image, cut, top, sentinels, *none, runs, *less) == (n_runs, n)
+    assert find(image, cut, top, sentinels, *none, short, *less) == (n_runs, n)
+    assert find(image, cut, top, sentinels, *none, runs, *less) == (n_runs, n)
     assert np.repeat(row[:n_runs], np.diff(first[: n_runs + 1])).tolist() == np.nonzero(lit)[0].tolist()
 
 

@@ -79,6 +79,20 @@ def compressed(image):
     return CompressedImage(shape=image.shape, dtype=image.dtype, chunk=chunk)
 
 
+def test_memory_that_was_taken_back_is_used_again():
+    background = Background(Recipe(threshold=0))
+    wanted = listed(background.push(GOOD))
+    for image in (GOOD, np.zeros((2, 3), np.uint16), GOOD):
+        lit = background.push(image)
+        assert listed(lit) == (wanted if image is GOOD else {})
+        held = lit.row.base if lit.row.base is not None else lit.row
+        background.take_back(lit)
+        again = background.push(GOOD)
+        assert again.row.base is held
+        assert listed(again) == wanted
+        background.take_back(background.push(sparse(GOOD)))
+
+
 def test_a_flooded_frame_is_refused_however_it_comes():
     image = np.ones((20, 100), np.uint16)
     for each in (image, compressed(image), sparse(image)):
@@ -220,7 +234,8 @@ def test_a_refused_first_image_does_not_fix_the_shape():
 @pytest.mark.parametrize("role", ["dark", "mask"])
 def test_dark_and_mask_fix_the_shape(role):
     recipe = Recipe(threshold=0, background="dark" if role == "dark" else "constant")
-    background = Background(recipe, **{role: np.zeros((2, 3))})
+    known = np.zeros((2, 3))
+    background = Background(recipe, dark=known) if role == "dark" else Background(recipe, mask=known)
     with pytest.raises(FrameError, match=r"the image has shape \(9, 9\), but the .* has shape \(2, 3\)"):
         background.push(np.ones((9, 9), np.uint16))
     assert len(background.push(GOOD).row) == 6
