@@ -50,7 +50,7 @@ class HDF5Reader:
         self._per_event = per_event
         self._file: h5py.File | None = None
         self._last: tuple[int, np.ndarray | tuple[CompressedImage, ...]] | None = None
-        self._compressed: CompressedFrames | None = None
+        self._compressed: bool | None = None
 
     def read(self, index: int) -> Image | tuple[CompressedImage, ...]:
         """Return images index*k to (index+1)*k."""
@@ -83,16 +83,15 @@ class HDF5Reader:
             if not file.swmr_mode:
                 self.close()
             raise NotYet(f"{self.path} {self.dataset} holds {n_images}")
-        if self._compressed is None and is_compressed(data):
-            self._compressed = CompressedFrames(data)
-        if self._compressed is not None:
-            first = index * rows
-            places = (
-                [(index, k) for k in range(data.shape[1])] if data.ndim == 4 else [(first + k,) for k in range(rows)]
-            )
-            images = [self._compressed.read(*place) for place in places]
-            if all(image is not None for image in images):
-                return tuple(image for image in images if image is not None)
+        if self._compressed is None:
+            self._compressed = is_compressed(data)
+        if self._compressed:
+            # With this very dataset, which knows how far the file has grown.
+            frames, four = CompressedFrames(data), data.ndim == 4
+            places = [(index, k) if four else (index * rows + k,) for k in range(data.shape[1] if four else rows)]
+            images = [image for place in places if (image := frames.read(*place)) is not None]
+            if len(images) == len(places):
+                return tuple(images)
         return data[index] if data.ndim == 4 else data[index * rows : (index + 1) * rows]
 
 

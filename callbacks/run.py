@@ -308,9 +308,14 @@ class RunReduction:
 
     def _read(self, reader: Reader, index: int) -> Image | tuple[CompressedImage, ...]:
         seconds = 0.0 if reader in self._lagging else self.settings.worker.file_seconds
-        image = read_waiting(reader, index, seconds, clock=self._clock, sleep=self._parts.sleep)
+        image = read_waiting(reader, index, seconds, clock=self._clock, sleep=self._wait)
         self._lagging.discard(reader)
         return image
+
+    def _wait(self, seconds: float) -> None:
+        # What came before must not wait for a file that lags.
+        self.settle()
+        self._parts.sleep(seconds)
 
     def _remember(self, pending: Pending) -> None:
         if isinstance(pending.source, InFile) and isinstance(pending.source.reader, HDF5Reader):

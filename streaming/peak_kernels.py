@@ -104,10 +104,10 @@ def _keep_maxima(weight: Array, a: Any, b: Any, p: Any, low: Any, high: Any, equ
 def groups(weight: Array, runs: Array, n_runs: int, group: Array, size: Array, maxima: Array, near: Array) -> int:
     """Number the 8-connected groups of pixels from 0 by their first pixel; return how many there are.
 
-    runs is what `runs_of_pixels` wrote. Written are: group, that of each run; size, the pixels of each
-    group; near (4, runs), the runs above, from and to, and those below, that each run touches; and the local maxima,
-    pixels of which no 8-neighbour is brighter, nor as bright and earlier, as bits: those of the first eight pixels of
-    run k are maxima[runs[2, k]], those of the next eight follow it.
+    runs is what `runs_of_pixels` wrote. Written are: group, that of each run; size, the pixels of each group; near
+    (4, runs), the runs above, from and to, and those below, that each run touches; and the local maxima, pixels of
+    which no 8-neighbour is brighter, nor as bright and earlier, as bits: those of the first eight pixels of run k are
+    maxima[runs[2, k]], those of the next eight follow it.
     """
     # Runs go through the union-find, not pixels. The lower index wins, so a root is always the first run of its group.
     # Of the pixels, only those that are brightest among their two neighbours in the run are compared with other rows.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hedmlive.callbacks import HedmLive, ReducedArchiveReader, load_settings, open_source, process
+from hedmlive.callbacks.hdf5 import NotYet
 from hedmlive.callbacks.readers import HDF5Reader
 from hedmlive.streaming import (
     CompressedImage,
@@ -80,6 +81,28 @@ def test_a_compressed_file_gives_the_same(recipe: dict[str, Any], tmp_path: Path
     assert isinstance(images, tuple)
     assert [type(image) for image in images] == [CompressedImage]
     reader.close()
+
+
+def test_a_compressed_file_that_grows_is_read_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "growing.h5"
+    reader = HDF5Reader(path, {}, 1)
+    with h5py.File(path, "w", libver="latest") as file:
+        shape, chunks = (None, *hostile.SHAPE), (1, *hostile.SHAPE)
+        compression = hdf5plugin.Bitshuffle(cname="lz4")
+        data = file.create_dataset(
+            "entry/data/data", (0, *hostile.SHAPE), "u2", maxshape=shape, chunks=chunks, compression=compression
+        )
+        file.swmr_mode = True
+        for k in range(3):
+            with pytest.raises(NotYet):
+                reader.read(k)
+            data.resize(k + 1, axis=0)
+            data[k] = hostile.image(k)
+            data.flush()
+            images = reader.read(k)
+            assert isinstance(images, tuple)
+            np.testing.assert_array_equal(images[0].dense(), hostile.image(k))
+        reader.close()
 
 
 @pytest.mark.parametrize("way", hostile.WAYS)
