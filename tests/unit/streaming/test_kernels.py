@@ -84,8 +84,8 @@ def test_count_labels_counts_what_is_marked(pairs):
     assert counts.tolist() == [pairs.count((k, True)) for k in range(5)]
 
 
-@settings(max_examples=30)
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "float32", "float64"])
+@settings(max_examples=20)
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])  # the others: test_lit_pixels.py
 @pytest.mark.parametrize("n_cols", [1, 63, 64, 65, 130, 192])
 @given(data=st.data())
 def test_runs_of_wide_rows(dtype, n_cols, data):
