@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from . import fit_kernels as kernels
+from . import fit_kernels, fit_pixels, fit_profile
 from .errors import FrameError, SettingsError
 from .tables import Columns
 
@@ -24,17 +24,17 @@ _Near = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 class FitStatus(IntEnum):
     """How the fit of one peak ended."""
 
-    CONVERGED = kernels.CONVERGED
+    CONVERGED = fit_profile.CONVERGED
     "At the optimum, between all bounds of place, amplitude and width."
-    ITERATION_CAP = kernels.ITERATION_CAP
+    ITERATION_CAP = fit_profile.ITERATION_CAP
     "Out of steps before the optimum; the numbers are those of the last step."
-    TOO_FEW_PIXELS = kernels.TOO_FEW_PIXELS
+    TOO_FEW_PIXELS = fit_profile.TOO_FEW_PIXELS
     "Fewer usable lit pixels of its own than parameters, or fewer pixels than the joint fit has; not fitted."
-    AT_BOUND = kernels.AT_BOUND
+    AT_BOUND = fit_profile.AT_BOUND
     "At the optimum, but place, amplitude or width stopped at a bound; mixing and background may without this."
-    SINGULAR = kernels.SINGULAR
+    SINGULAR = fit_profile.SINGULAR
     "The parameters are not determined, or not finite; no numbers."
-    TOO_LARGE = kernels.TOO_LARGE
+    TOO_LARGE = fit_profile.TOO_LARGE
     "The group has too many pixels or peaks to be fitted in reasonable time; not fitted."
 
 
@@ -184,7 +184,7 @@ def fit_peaks(
     centre = np.array(beam_centre, np.float64)
 
     def fit(first: int, end: int) -> None:
-        kernels.fit_groups(
+        fit_kernels.fit_groups(
             first,
             end,
             centre,
@@ -244,7 +244,7 @@ def _by_label(labels: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return indices sorted by label, and where each label begins in them."""
     start = np.empty(n + 1, np.int64)
     order = np.empty(len(labels), np.int64)
-    kernels.by_label(labels, start, order)
+    fit_pixels.by_label(labels, start, order)
     return order, start
 
 
@@ -274,7 +274,7 @@ def _near(
     near = _room(4 * len(row), begin)
     while True:
         scratch = np.zeros(image.shape, np.int32)
-        n = kernels.surround(
+        n = fit_pixels.surround(
             row, col, group, peak, order, start, image, background, flat, mask, sentinels, width, scratch, *near
         )
         if n <= len(near[0]):

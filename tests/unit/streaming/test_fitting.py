@@ -13,7 +13,7 @@ from naive_fit import naive_cost, naive_model, naive_near, naive_profile, naive_
 from scipy import ndimage
 from scipy.optimize import least_squares
 
-from hedmlive.streaming import fit_kernels as kernels
+from hedmlive.streaming import fit_kernels, fit_pixels, fit_profile
 from hedmlive.streaming.errors import FrameError, SettingsError
 from hedmlive.streaming.fitting import FIT_COLUMNS, FitRecipe, FitStatus, Surroundings, fit_peaks
 
@@ -83,10 +83,10 @@ def joint(draw):
 
 def equations(parameters, axes, pixels, value, offset=9.0, fixed=None):
     m = len(parameters)
-    slope, gradient, curvature = np.zeros((m + 3, kernels.CHUNK)), np.empty(m), np.zeros((m, m))
+    slope, gradient, curvature = np.zeros((m + 3, fit_profile.CHUNK)), np.empty(m), np.zeros((m, m))
     held = np.zeros(len(value)) if fixed is None else fixed
     args = (parameters, axes, len(axes), pixels, value, held, offset, slope, gradient, curvature)
-    return kernels.normal_equations(*args), gradient, curvature, slope
+    return fit_profile.normal_equations(*args), gradient, curvature, slope
 
 
 @given(joint())
@@ -122,7 +122,7 @@ def test_any_number_of_pixels_is_summed(n):
 def minimise(parameters, low, high, axes, pixels, value, offset=9.0):
     found, m = parameters.copy(), len(parameters)
     args = (found, low, high, axes, len(axes), pixels, value, np.zeros(len(value)), offset, 200, np.zeros((m, m)))
-    outcome, cost = kernels.minimise(*args)
+    outcome, cost = fit_profile.minimise(*args)
     return outcome, cost, found
 
 
@@ -176,14 +176,14 @@ def test_the_surroundings_are_those_of_the_twin(seed, width):
     group = (labels[row, col] - 1).astype(np.int32)
     mask = rng.random(shape) < 0.1
     start, order = np.empty(n_groups + 1, np.int64), np.empty(len(row), np.int64)
-    kernels.by_label(group, start, order)
+    fit_pixels.by_label(group, start, order)
     room = 200 * len(row)
     near = [np.empty(room, t) for t in (np.int32, np.int32, np.float64, np.int32)]
     begin = np.zeros(n_groups + 1, np.int64)
     background, flat = np.full(shape, 2.5), np.full(shape, 2.0)
     sentinels = np.array([7.0])
     args = (row, col, group, group, order, start, image, background, flat, mask, sentinels, width)
-    n = kernels.surround(*args, np.zeros(shape, np.int32), near[0], near[1], near[2], near[3], begin)
+    n = fit_pixels.surround(*args, np.zeros(shape, np.int32), near[0], near[1], near[2], near[3], begin)
     where = dict(zip(zip(row.tolist(), col.tolist(), strict=True), group.tolist(), strict=True))
     for g in range(n_groups):
         part = slice(begin[g], begin[g + 1])
@@ -386,12 +386,12 @@ def test_huge_counts():
 
 
 def test_a_flooded_frame_is_not_fitted():
-    n = kernels.MOST_PIXELS + 1
+    n = fit_pixels.MOST_PIXELS + 1
     found = line(n)
     assert found["fit_status"].tolist() == [FitStatus.TOO_LARGE]
-    some = np.arange(10 * (kernels.MOST_PEAKS + 1))
+    some = np.arange(10 * (fit_kernels.MOST_PEAKS + 1))
     many = fit_peaks(
-        some, some, 1.0 + some, 0 * some, some // 10, kernels.MOST_PEAKS + 1, beam_centre=CENTRE,
+        some, some, 1.0 + some, 0 * some, some // 10, fit_kernels.MOST_PEAKS + 1, beam_centre=CENTRE,
         surroundings=Surroundings(image=np.zeros((len(some), len(some)), np.uint8)),
     )  # fmt: skip
     assert set(many["fit_status"].tolist()) == {FitStatus.TOO_LARGE}
