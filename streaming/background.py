@@ -9,7 +9,7 @@ from . import lit_kernels
 from .bitshuffle import ChunkCut, CompressedImage
 from .corrections import Corrections, Prepared
 from .errors import FrameError, SettingsError
-from .frame import SparseImage, check_flood
+from .frame import SparseImage, check_flood, check_listed
 from .medians import RunningMedian
 from .recipe import Recipe
 
@@ -328,11 +328,5 @@ def _plain(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def _places(image: SparseImage) -> np.ndarray:
     """Return row * columns + column of each pixel, int64, shape (n,)."""
-    lists = (image.row, image.col, image.value)
-    if any(each.ndim != 1 or len(each) != len(image.row) for each in lists):
-        raise FrameError(f"a sparse image lists rows, columns and values of shapes {[each.shape for each in lists]}")
-    for name, index, size in (("row", image.row, image.shape[0]), ("column", image.col, image.shape[1])):
-        # Kernels do not look whether an index is inside.
-        if index.dtype.kind not in "ui" or (len(index) and (index.min() < 0 or index.max() >= size)):
-            raise FrameError(f"a sparse image lists a {name} outside 0 ... {size - 1}; its shape is {image.shape}")
+    check_listed(image)
     return image.row.astype(np.int64) * image.shape[1] + image.col.astype(np.int64)

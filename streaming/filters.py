@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from . import filter_kernels
 from .errors import FrameError, SettingsError
-from .frame import SparseImage
+from .frame import SparseImage, check_listed
 
 FAINT = 2.0**-10
 """What a lit pixel without counts of its own weighs: too little to move a sum, and a power of two, so that sums of
@@ -141,12 +141,7 @@ def is_whole(value: object, least: int, most: int) -> bool:
 
 
 def _dense(image: SparseImage) -> np.ndarray:
-    lists = (image.row, image.col, image.value)
-    if any(each.ndim != 1 or len(each) != len(image.row) for each in lists):
-        raise FrameError(f"a sparse image lists rows, columns and values of shapes {[each.shape for each in lists]}")
-    for name, index, size in (("row", image.row, image.shape[0]), ("column", image.col, image.shape[1])):
-        if index.dtype.kind not in "ui" or (len(index) and (index.min() < 0 or index.max() >= size)):
-            raise FrameError(f"a sparse image lists a {name} outside 0 ... {size - 1}; its shape is {image.shape}")
+    check_listed(image)
     return image.dense()
 
 

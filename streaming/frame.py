@@ -81,3 +81,20 @@ def check_flood(n_lit: int, max_lit: int, shape: tuple[int, int]) -> None:
             f"flooded: {n_lit} of {shape[0] * shape[1]} pixels are lit, wanted {max_lit} at most; "
             "raise the threshold or max_lit, or look at shutter and beam stop"
         )
+
+
+def check_listed(image: SparseImage) -> None:
+    """Refuse a sparse image whose lists differ in length, or name a pixel outside.
+
+    Raises
+    ------
+    FrameError
+        It is such an image.
+    """
+    lists = (image.row, image.col, image.value)
+    if any(each.ndim != 1 or len(each) != len(image.row) for each in lists):
+        raise FrameError(f"a sparse image lists rows, columns and values of shapes {[each.shape for each in lists]}")
+    for name, index, size in (("row", image.row, image.shape[0]), ("column", image.col, image.shape[1])):
+        # Kernels do not look whether an index is inside.
+        if index.dtype.kind not in "ui" or (len(index) and (index.min() < 0 or index.max() >= size)):
+            raise FrameError(f"a sparse image lists a {name} outside 0 ... {size - 1}; its shape is {image.shape}")

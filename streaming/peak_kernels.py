@@ -110,7 +110,7 @@ def groups(weight: Array, runs: Array, n_runs: int, group: Array, size: Array, m
     maxima[runs[2, k]], those of the next eight follow it.
     """
     # Runs go through the union-find, not pixels. The lower index wins, so a root is always the first run of its group.
-    # Of the pixels, only those that are brightest among their two neighbours in the run are compared with other rows.
+    # Pixels are compared while the runs are side by side anyway; it takes most of the time, but a pass of its own more.
     rows, cols, first = runs[0], runs[1], runs[2]
     above = 0
     for i in range(n_runs):

@@ -140,8 +140,8 @@ class Recipe:
 
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
-    # Touching spots are split, and what is linked has nearly the same place: facts of crowded far-field scans, where
-    # this finds 0.96 and 0.81 of the spots, and linking whatever shares a pixel 0.74 and 0.18.
+    # Touching spots are split, and what is linked has nearly the same place: on simulated scans of 500 and 3000 spots a
+    # frame this finds 0.96 and 0.81 of the spots, and linking whatever shares a pixel 0.74 and 0.18.
     "ff": {"background": "dark", "min_pixels": 3, "split": "local-maximum", "smooth": True, "max_distance": 1.0},
     # MIDAS's matched filter, which its own notes prefer for frames of few counts.
     "nf": {

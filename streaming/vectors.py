@@ -90,16 +90,6 @@ def _trailing_zeros(typing: Any, word: Any) -> Any:
 
 
 @intrinsic
-def _set_bits(typing: Any, word: Any) -> Any:
-    """Count the set bits of a word."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
-@intrinsic
 def _prefetch(typing: Any, array: Any, i: Any) -> Any:
     """Ask for the memory of array[i] to be read soon."""
 
@@ -320,7 +310,6 @@ def _take_brighter(typing: Any, values: Any, i: Any, near: Any, low: Any, high: 
 # A type checker takes an intrinsic for the function that generates it, with one argument more.
 lit_word: Any = _lit_word
 trailing_zeros: Any = _trailing_zeros
-set_bits: Any = _set_bits
 prefetch: Any = _prefetch
 list_pixels: Any = _list_pixels
 steps: Any = _steps
