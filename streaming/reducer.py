@@ -1,6 +1,5 @@
 """The reducer: frames in, column batches out. It composes background, peaks, links and tracks."""
 
-import itertools
 import math
 from dataclasses import replace
 
@@ -121,7 +120,7 @@ class Reducer:
 
     @staticmethod
     def warm(dtype: DTypeLike, recipe: Recipe | None = None) -> None:
-        """Compile everything for frames of one type, so that the first frame does not wait for the compiler.
+        """Compile what dense frames of one type need, so that the first frame does not wait for the compiler.
 
         No reducer is touched: this may run in any thread, before there is one.
 
@@ -141,17 +140,15 @@ class Reducer:
         """
         recipe = recipe or Recipe(threshold=0)
         image = np.full((4, 4), 100, dtype)
-        some = np.arange(4, dtype=np.int32)
-        images: list[np.ndarray | SparseImage] = [image]
-        if recipe.finder == "threshold" and recipe.background in ("constant", "dark"):
-            images.append(SparseImage(shape=(4, 4), row=some, col=some, value=image[0]))
-        # Whole numbers and others take different ways.
-        darks = [None] if recipe.background == "constant" else [np.zeros((4, 4)), np.full((4, 4), 0.5)]
+        # Whole backgrounds and others take different ways. The mean of darks is hardly ever whole, and what is compiled
+        # for nothing costs the first start seconds, as a sparse image would, which no detector gives.
+        whole, part = np.zeros((4, 4)), np.full((4, 4), 0.5)
+        darks = {"constant": [None], "dark": [part]}.get(recipe.background, [whole, part])
         recipe = replace(recipe, threshold=0, max_lit=100, sentinels=())
-        for each, dark in itertools.product(images, darks):
+        for dark in darks:
             reducer = Reducer(recipe, corrections=Corrections(dark=dark))
             for number in range(3):
-                reducer.push(Frame(frame=number, point=number, image=each, omega_start=number, omega_end=number + 1))
+                reducer.push(Frame(frame=number, point=number, image=image, omega_start=number, omega_end=number + 1))
             reducer.flush()
 
     def _check_order(self, frame: Frame) -> None:
