@@ -175,7 +175,7 @@ class _Grid:
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _bucket(row_cell: float, col_cell: float, size: int) -> int:
+def _bucket(row_cell: Any, col_cell: Any, size: int) -> Any:
     """Return where a square is listed; size is a power of 2."""
     return (np.int64(row_cell) * 0x9E3779B1 ^ np.int64(col_cell) * 0x85EBCA77) & (size - 1)
 
@@ -190,10 +190,10 @@ def _fill_grid(row: Array, col: Array, order: Array, margin: float, first: Array
 
 @njit(nogil=True, cache=True)
 def _nearest(
-    r: float,
-    c: float,
-    ring: float,
-    reach: float,
+    r: Any,
+    c: Any,
+    ring: Any,
+    reach: Any,
     margin: float,
     row: Array,
     col: Array,
@@ -201,7 +201,7 @@ def _nearest(
     first: Array,
     after: Array,
     free: Array,
-) -> tuple[int, float]:
+) -> tuple[Any, Any]:
     """Return the free peak that is nearest to a place and nearer than reach, or -1, and its distance."""
     best, least = -1, reach
     row_cell, col_cell = np.floor(r / margin), np.floor(c / margin)
