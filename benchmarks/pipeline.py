@@ -27,7 +27,7 @@ from hedmlive.streaming import (
     Batches,
     Corrections,
     Frame,
-    OverlapLinker,
+    Linker,
     PeakFinder,
     PeaksOfFrame,
     Position,
@@ -93,7 +93,8 @@ class Stages:
         self._assembler = FrameAssembler(settings, start, Problems(self._uid))
         self._raw = RawArchive(folder / "stages_raw.h5", settings, start)
         self._reduced = ReducedArchive(folder / "stages_reduced.h5", self._uid, self._recipe, ("detector",), {})
-        self._linker, self._tracker = OverlapLinker(self._recipe), Tracker(wrap=True)
+        self._linker = Linker(self._recipe)
+        self._tracker = Tracker(self._linker.trajectory)
         self._finder = PeakFinder(self._recipe)
         self._background: Background | None = None
         self._reducer: Reducer | None = None

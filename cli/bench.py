@@ -24,7 +24,7 @@ from ..streaming import (
     Corrections,
     Finder,
     Frame,
-    OverlapLinker,
+    Linker,
     PeakFinder,
     PeaksOfFrame,
     Position,
@@ -95,7 +95,8 @@ class Measurement:
             for number in range(len(frames)):
                 self._timed(f"reading ({scene.compression})", scene.read, number)
         background, finder = Background(recipe, dark=scene.dark), PeakFinder(recipe)
-        linker, tracker = OverlapLinker(recipe), Tracker(wrap=recipe.wrap)
+        linker = Linker(recipe)
+        tracker = Tracker(linker.trajectory)
         self.n_peaks = 0
         for frame in frames:
             position = Position.of(frame)

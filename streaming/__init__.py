@@ -16,42 +16,67 @@ from .errors import (
 from .finders import Finder, FinderMaker, ThresholdFinder, finder_for, options_of
 from .fitting import FitRecipe, FitStatus, Surroundings, fit_peaks
 from .frame import Frame, SparseImage
-from .linking import OverlapLinker, Position
+from .link_rules import Candidates, Linkable, Reason, link_peaks
+from .linking import Ending, Linked, Linker, Position
 from .medians import RunningMedian, median_of
 from .peaks import PeakFinder, PeaksOfFrame
 from .recipe import RECIPES, Recipe
 from .reducer import Reducer
-from .tables import PEAKS_FIT, SCAN_ROLES, TABLES, TRACK_BASE, Batches, Column, Columns, Table, join, tables_with_roles
+from .tables import (
+    OPEN_TRACKS,
+    PEAKS_FIT,
+    SCAN_ROLES,
+    TABLES,
+    TRACK_BASE,
+    Batches,
+    Column,
+    Columns,
+    Table,
+    join,
+    tables_with_roles,
+)
 from .tracks import Tracker
+from .trajectory import VIRTUAL, Axis, FromPositions, InOrder, Planned, Trajectory
 
 __all__ = [
+    "OPEN_TRACKS",
     "PEAKS_FIT",
     "RECIPES",
     "SCAN_ROLES",
     "TABLES",
     "TRACK_BASE",
+    "VIRTUAL",
     "ArchiveError",
+    "Axis",
     "Background",
     "Batches",
+    "Candidates",
     "Column",
     "Columns",
     "CompressedImage",
     "Corrections",
     "DocumentError",
+    "Ending",
     "Finder",
     "FinderMaker",
     "FitRecipe",
     "FitStatus",
     "Frame",
     "FrameError",
+    "FromPositions",
     "HedmLiveError",
+    "InOrder",
+    "Linkable",
+    "Linked",
+    "Linker",
     "LitPixels",
-    "OverlapLinker",
     "PeakFinder",
     "PeaksOfFrame",
+    "Planned",
     "Position",
     "Prepared",
     "PublishError",
+    "Reason",
     "Recipe",
     "Reducer",
     "ReplayError",
@@ -62,11 +87,13 @@ __all__ = [
     "Table",
     "ThresholdFinder",
     "Tracker",
+    "Trajectory",
     "bad_pixels",
     "digest",
     "finder_for",
     "fit_peaks",
     "join",
+    "link_peaks",
     "median_of",
     "options_of",
     "tables_with_roles",

@@ -1,17 +1,31 @@
-"""Links: peaks of neighbouring frames that share lit pixels."""
+"""The linker: which peaks of neighbouring frames belong together, whatever the order in which the frames come."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, IntFlag
+from typing import Self
 
 import numpy as np
 
-from . import kernels
+from .errors import FrameError
 from .frame import Frame
+from .link_rules import Candidates, Linkable, link_peaks
 from .peaks import PeaksOfFrame
 from .recipe import Recipe
-from .tables import LINKS, Columns
+from .tables import LINKS, LINKS_WITH_REASONS, Columns, Table
+from .trajectory import BEYOND, VIRTUAL, InOrder, Line, Trajectory
 
 _PLACE_ROLES = ("dty", "L1", "L2")
+
+
+class Ending(IntFlag):
+    """What a frame misses of its neighbours."""
+
+    SCAN_END = 1
+    "The scan ends beside it."
+    MISSING = 2
+    "A frame beside it is missing."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +40,20 @@ class Position:
     "Rotation when it ended, degrees."
     place: tuple[float, ...]
     "dty, L1, L2; NaN where they never came."
+    roles: Mapping[str, float] = field(default_factory=dict[str, float])
+    "Every other scalar role's value."
 
     @classmethod
-    def of(cls, frame: Frame) -> "Position":
+    def of(cls, frame: Frame) -> Self:
         """Return the position of a frame."""
         place = tuple(frame.roles.get(role, math.nan) for role in _PLACE_ROLES)
-        return cls(frame=frame.frame, omega_start=frame.omega_start, omega_end=frame.omega_end, place=place)
+        return cls(
+            frame=frame.frame,
+            omega_start=frame.omega_start,
+            omega_end=frame.omega_end,
+            place=place,
+            roles=frame.roles,
+        )
 
     @property
     def omega(self) -> float:
@@ -43,6 +65,10 @@ class Position:
         """Rotation during the frame, degrees, 0 or more."""
         return abs(self.omega_end - self.omega_start)
 
+    def motors(self) -> dict[str, float]:
+        """Return the position of each motor by its role, the middle of the frame for ``omega``."""
+        return {**self.roles, "omega": self.omega}
+
     def same_place(self, other: "Position", tolerance: float) -> bool:
         """Tell whether all motors but omega agree; a motor that never came agrees with one that never came."""
         return all(
@@ -51,95 +77,311 @@ class Position:
         )
 
 
-class OverlapLinker:
-    """Links the peaks of each frame with those of the frame before it in a sweep along omega.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedFrames:
+    """The links of one frame with the next one along an axis."""
 
-    Frames are neighbours when no frame lies between them, at most `Recipe.max_gap` are missing, all other motors
-    agree, and their middles are no further apart than one and a half of their width for each step (frames without a
-    width, known by one reading of the rotation each, are taken as neighbours in the order of acquisition). Frames
-    must come in the order of their numbers. On `flush`, the last and first frame of a full turn are linked.
+    frame_a: int
+    "The frame that comes first along the axis."
+    frame_b: int
+    "The next one."
+    peak_a: np.ndarray
+    "Linked peaks of the first, shape (links,)."
+    peak_b: np.ndarray
+    "Their partners in the next."
+    wraps: bool
+    "Whether the way leads over the end of the turn."
+
+
+@dataclass(slots=True, kw_only=True)
+class Linked:
+    """What one step of the linker gives."""
+
+    table: Table
+    "The table ``links``."
+    rows: list[Columns] = field(default_factory=list[Columns])
+    "New rows of the table ``links``, in batches."
+    joined: list[JoinedFrames] = field(default_factory=list[JoinedFrames])
+    "The same links, to be followed."
+    resolved: list[tuple[int, Ending]] = field(default_factory=list[tuple[int, Ending]])
+    "Frames of which every neighbour has come or never will, and what they miss; each is named once."
+
+    @property
+    def links(self) -> Columns:
+        """The new rows of the table ``links``."""
+        if not self.rows:
+            return self.table.empty()
+        return {name: np.concatenate([rows[name] for rows in self.rows]) for name in self.rows[0]}
+
+
+class _State(IntEnum):
+    WAITING = 0
+    HERE = 1
+    MISSING = 2
+
+
+class Linker:
+    """Links the peaks of neighbouring frames.
+
+    Two frames are linked as soon as both are here and every frame between them on their line is known to be missing, at
+    most `Recipe.max_gap` of them. So each pair is linked exactly once, and which pairs are does not depend on the order
+    in which frames come. What links are made from is kept until a frame is resolved: memory follows the frontier of the
+    scan, not its length.
+
+    Parameters
+    ----------
+    recipe
+        Says how peaks are linked.
+    trajectory
+        Says which frames are neighbours. Without one, frames follow each other along omega in the order of their
+        numbers: those next to each other are neighbours if all other motors agree and their middles are no further
+        apart than one and a half of their width for each step (frames without a width, known by one reading of the
+        rotation each, if they follow each other); and on `flush`, the last and first frame of a full turn are.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, trajectory: Trajectory | None = None) -> None:
+        self._trajectory: Trajectory = InOrder() if trajectory is None else trajectory
         self._recipe = recipe
-        self._first: tuple[Position, PeaksOfFrame] | None = None
-        self._last: tuple[Position, PeaksOfFrame] | None = None
+        axes = self._trajectory.axes
+        self._recipes = [replace(recipe, **recipe.along.get(axis, {}), along={}) for axis in axes]
+        self._reach = 1 + max((each.max_gap for each in self._recipes), default=0)
+        self._virtual = axes.index(VIRTUAL) if VIRTUAL in axes else -1
+        self._table = LINKS_WITH_REASONS if recipe.keep_candidates else LINKS
+        # The first frame waits for the last one, which may be its neighbour on the circle.
+        self._may_close = recipe.wrap and isinstance(self._trajectory, InOrder)
+        self._states: dict[int, _State] = {}
+        self._flushed = False
+        self._newest = -1
+        # Of each frame that is here and not resolved:
+        self._held: dict[int, tuple[Position, Linkable]] = {}
+        self._apart: set[int] = set()
+        self._first: Position | None = None
+        self._last: Position | None = None
 
-    def push(self, position: Position, found: PeaksOfFrame) -> Columns:
-        """Return the links of one frame with the one before it."""
-        before, self._last = self._last, (position, found)
-        if self._first is None:
-            self._first = self._last
-        if before is None or not self._neighbours(before[0], position):
-            return LINKS.empty()
-        return self._link(before[1], found)
+    @property
+    def trajectory(self) -> Trajectory:
+        """Which frames are neighbours."""
+        return self._trajectory
 
-    def flush(self) -> Columns:
-        """Return the links of the last frame with the first, if they are neighbours on the circle; then start anew."""
-        first, last, closed = self._first, self._last, self._recipe.wrap and self.closes_circle()
-        self._first = self._last = None
-        if first is None or last is None or not closed:
-            return LINKS.empty()
-        return self._link(last[1], first[1])
+    @property
+    def n_held(self) -> int:
+        """Frames whose lit pixels wait for a neighbour."""
+        return len(self._held)
 
-    def closes_circle(self) -> bool:
+    def push(self, position: Position, found: PeaksOfFrame) -> Linked:
+        """Take in the peaks of a frame that is part of the scan, and link them with those of its neighbours.
+
+        Raises
+        ------
+        FrameError
+            The frame came before, or was said to be missing.
+        """
+        frame = position.frame
+        self.check(frame)
+        self._states[frame] = _State.HERE
+        self._newest = max(self._newest, frame)
+        self._held[frame] = (position, Linkable.of(found))
+        first = self._first
+        if first is None or frame < first.frame:
+            self._first = position
+        if self._last is None or frame > self._last.frame:
+            self._last = position
+        linked = Linked(table=self._table)
+        for line, place in self._trajectory.lines(frame):
+            before, _ = self._walk(line, place, -1)
+            after, _ = self._walk(line, place, 1)
+            if before >= 0:
+                self._link(linked, line.axis, before, frame)
+            if after >= 0:
+                self._link(linked, line.axis, frame, after)
+        self._resolve(linked, frame)
+        if first is not None and self._first is position:
+            self._resolve(linked, first.frame)
+        return linked
+
+    def check(self, frame: int) -> None:
+        """Refuse a frame that came before.
+
+        Raises
+        ------
+        FrameError
+            It did, or it was said to be missing.
+        """
+        state = self._states.get(frame, _State.MISSING if self._flushed else _State.WAITING)
+        if state is not _State.WAITING:
+            what = "came twice; the first counts" if state is _State.HERE else "came after it was counted as missing"
+            raise FrameError(f"frame {frame} {what}")
+
+    def set_aside(self, frame: int) -> None:
+        """Take in a frame that is not part of the scan: it has no neighbours, but it must not come twice.
+
+        Raises
+        ------
+        FrameError
+            The frame came before.
+        """
+        self.check(frame)
+        self._states[frame] = _State.HERE
+
+    def missing(self, frame: int) -> Linked:
+        """Take in that a frame will never come; its neighbours may be linked over the gap.
+
+        Raises
+        ------
+        FrameError
+            The frame came before, or was said to be missing.
+        """
+        self.check(frame)
+        self._states[frame] = _State.MISSING
+        linked = Linked(table=self._table)
+        for line, place in self._trajectory.lines(frame):
+            before, gap_before = self._walk(line, place, -1)
+            after, gap_after = self._walk(line, place, 1)
+            bridged = gap_before + gap_after + 1 <= self._recipes[line.axis].max_gap
+            if before >= 0 and after >= 0 and before != after and bridged:
+                self._link(linked, line.axis, before, after)
+        self._resolve(linked, frame)
+        return linked
+
+    def flush(self) -> Linked:
+        """Take in that no further frame will come."""
+        end = self._trajectory.n_frames
+        linked = Linked(table=self._table)
+        for frame in range(self._newest + 1 if end is None else end):
+            if frame not in self._states and self._trajectory.contains(frame):
+                more = self.missing(frame)
+                linked.rows += more.rows
+                linked.joined += more.joined
+                linked.resolved += more.resolved
+        self._flushed = True
+        first, last = self._first, self._last
+        closes = False
+        if isinstance(self._trajectory, InOrder) and first is not None and last is not None:
+            sense = float(np.nan_to_num(np.sign(last.omega - first.omega)))
+            self._trajectory.finish(self._newest + 1, sense)
+            closes = self._may_close and self._closes_circle(first, last)
+            if closes:
+                self._link(linked, 0, last.frame, first.frame)
+        for frame in sorted(self._held):
+            ending = self._ending(frame)
+            if closes and first is not None and last is not None and frame in (first.frame, last.frame):
+                ending &= ~Ending.SCAN_END
+            linked.resolved.append((frame, ending))
+        self._held.clear()
+        return linked
+
+    def _walk(self, line: Line, place: int, sense: int) -> tuple[int, int]:
+        """Return the next frame along a line that is here, and how many are missing before it; -1 if there is none.
+
+        -2 says that there may still be one.
+        """
+        start = place
+        for gap in range(1 + self._recipes[line.axis].max_gap):
+            place = line.step(place, sense)
+            if place < 0:
+                return (-1 if place == BEYOND else -2), gap
+            if place == start:
+                return -1, gap
+            frame = line.frame(place)
+            state = self._states.get(frame, _State.MISSING if self._flushed else _State.WAITING)
+            if state is _State.WAITING:
+                return -2, gap
+            if state is _State.HERE:
+                return frame, gap
+        return -1, self._reach
+
+    def _link(self, linked: Linked, axis: int, frame_a: int, frame_b: int) -> None:
+        (at_a, a), (at_b, b) = self._held[frame_a], self._held[frame_b]
+        recipe = self._recipes[axis]
+        closing = frame_b < frame_a
+        if isinstance(self._trajectory, InOrder) and axis == 0 and not closing and not _next_along(at_a, at_b, recipe):
+            self._apart |= {frame_a, frame_b}
+            return
+        candidates = link_peaks(a, b, recipe)
+        keep = candidates.reason == 0
+        rows = np.arange(len(candidates)) if recipe.keep_candidates else np.flatnonzero(keep)
+        if len(rows):
+            linked.rows.append(self._rows(axis, frame_a, frame_b, candidates, rows))
+        if keep.any():
+            wraps = axis != self._virtual and self._trajectory.wraps(frame_a, frame_b)
+            peak_a, peak_b = candidates.peak_a[keep], candidates.peak_b[keep]
+            linked.joined.append(
+                JoinedFrames(frame_a=frame_a, frame_b=frame_b, peak_a=peak_a, peak_b=peak_b, wraps=wraps)
+            )
+
+    def _rows(self, axis: int, frame_a: int, frame_b: int, candidates: Candidates, rows: np.ndarray) -> Columns:
+        n = len(rows)
+        columns = {
+            "frame_a": np.full(n, frame_a),
+            "peak_a": candidates.peak_a[rows],
+            "frame_b": np.full(n, frame_b),
+            "peak_b": candidates.peak_b[rows],
+            "axis": np.full(n, axis),
+            "n_shared_pixels": candidates.n_shared_pixels[rows],
+            "score": candidates.score[rows],
+            "distance": candidates.distance[rows],
+        }
+        if self._recipe.keep_candidates:
+            columns["reason"] = candidates.reason[rows]
+        return self._table.batch(columns)
+
+    def _resolve(self, linked: Linked, frame: int) -> None:
+        """Name the frames that wait for nothing any more, now that one more is known."""
+        near = {frame}
+        for line, place in self._trajectory.lines(frame):
+            for sense in (-1, 1):
+                at = place
+                for _ in range(self._reach):
+                    at = line.step(at, sense)
+                    if at < 0:
+                        break
+                    near.add(line.frame(at))
+        for each in sorted(near):
+            if each in self._held and self._is_resolved(each):
+                linked.resolved.append((each, self._ending(each)))
+                del self._held[each]
+
+    def _is_resolved(self, frame: int) -> bool:
+        if self._may_close and self._first is not None and frame == self._first.frame:
+            return False
+        return all(
+            self._walk(line, place, sense)[0] != -2
+            for line, place in self._trajectory.lines(frame)
+            for sense in (-1, 1)
+        )
+
+    def _ending(self, frame: int) -> Ending:
+        lines = self._trajectory.lines(frame)
+        ending = Ending(0) if lines and frame not in self._apart else Ending.SCAN_END
+        self._apart.discard(frame)
+        for line, place in lines:
+            if line.axis == self._virtual:
+                continue
+            for sense in (-1, 1):
+                at = line.step(place, sense)
+                if at < 0:
+                    ending |= Ending.SCAN_END
+                elif self._states.get(line.frame(at), _State.MISSING) is _State.MISSING:
+                    ending |= Ending.MISSING
+        return ending
+
+    def _closes_circle(self, first: Position, last: Position) -> bool:
         """Tell whether the frames so far are one full turn, so that the last is a neighbour of the first.
 
         The gap that is left of the turn must be one step wide, or up to `Recipe.max_gap` steps more; a step is the
         width of a frame, or where frames have no width, the mean distance of their middles.
         """
-        if self._first is None or self._last is None:
-            return False
-        first, last = self._first[0], self._last[0]
         steps = last.frame - first.frame
         if steps < 2 or not first.same_place(last, self._recipe.place_tolerance):
             return False
         swept = abs(last.omega - first.omega)
         step = max(first.width, last.width) or swept / steps
-        return 0.5 * step <= 360.0 - swept <= (1.5 + self._recipe.max_gap) * step
+        return 0.5 * step <= 360.0 - swept <= (1.5 + self._recipes[0].max_gap) * step
 
-    @property
-    def direction(self) -> float:
-        """Sense of the sweep so far: 1 for rising omega, -1 for falling, 0 if there is none."""
-        if self._first is None or self._last is None:
-            return 0.0
-        return float(np.sign(self._last[0].omega - self._first[0].omega))
 
-    def _neighbours(self, a: Position, b: Position) -> bool:
-        steps = b.frame - a.frame
-        if steps > 1 + self._recipe.max_gap or not a.same_place(b, self._recipe.place_tolerance):
-            return False
-        if math.isnan(a.omega) or math.isnan(b.omega):
-            return False
-        width = max(a.width, b.width)
-        return width == 0 or abs(b.omega - a.omega) <= (steps + 0.5) * width
-
-    def _link(self, a: PeaksOfFrame, b: PeaksOfFrame) -> Columns:
-        pairs = np.empty(min(len(a.pixels["row"]), len(b.pixels["row"])), np.int64)
-        n_b = len(b.peaks["peak"])
-        p, q = a.pixels, b.pixels
-        n = kernels.shared_pixels(p["row"], p["col"], p["peak"], q["row"], q["col"], q["peak"], n_b, pairs)
-        if n == 0:
-            return LINKS.empty()
-        linked, shared = np.unique(pairs[:n], return_counts=True)
-        peak_a, peak_b = np.divmod(linked, n_b)
-        distance = np.hypot(
-            a.peaks["row"][peak_a] - b.peaks["row"][peak_b], a.peaks["col"][peak_a] - b.peaks["col"][peak_b]
-        )
-        keep = shared >= self._recipe.min_shared_pixels
-        if self._recipe.max_distance is not None:
-            keep &= distance <= self._recipe.max_distance
-        smaller = np.minimum(a.peaks["n_pixels"][peak_a], b.peaks["n_pixels"][peak_b])
-        count = int(keep.sum())
-        return LINKS.batch(
-            {
-                "frame_a": np.full(count, a.frame),
-                "peak_a": peak_a[keep],
-                "frame_b": np.full(count, b.frame),
-                "peak_b": peak_b[keep],
-                "axis": np.zeros(count),
-                "n_shared_pixels": shared[keep],
-                "score": (shared / smaller)[keep],
-                "distance": distance[keep],
-            }
-        )
+def _next_along(a: Position, b: Position, recipe: Recipe) -> bool:
+    """Tell whether b is the neighbour of a in a sweep along omega, as no frame between them came."""
+    if not a.same_place(b, recipe.place_tolerance) or math.isnan(a.omega) or math.isnan(b.omega):
+        return False
+    width = max(a.width, b.width)
+    return width == 0 or abs(b.omega - a.omega) <= (b.frame - a.frame + 0.5) * width

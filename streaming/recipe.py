@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from .errors import SettingsError
@@ -11,6 +11,7 @@ _LARGEST = sys.float_info.max
 
 BackgroundKind = Literal["constant", "dark", "median", "running-median"]
 Fit = Literal["none", "pseudo-voigt"]
+LinkRule = Literal["overlap", "mutual-best-overlap", "distance"]
 Split = Literal["none", "local-maximum", "regional-maximum"]
 
 
@@ -58,14 +59,22 @@ class Recipe:
     "Full scale of the detector, counts: raw counts from here on are saturated. No default is known."
     sentinels: tuple[int, ...] = ()
     "Raw values that mark invalid pixels, such as -1, -2 or 4294967295."
-    link: Literal["overlap"] = "overlap"
-    "How peaks of neighbouring frames are linked."
+    link: LinkRule = "overlap"
+    "How peaks of neighbouring frames are linked: all that `overlap`, the `mutual-best-overlap`, or the nearest by \
+`distance`."
     min_shared_pixels: int = 1
-    "Common lit pixels that make a link."
+    "Common lit pixels that make a link, where links are made by overlap."
     max_distance: float | None = None
     "Centroids of linked peaks are no further apart than this, pixels; no limit when absent."
+    min_score: float = 0.0
+    "Shared pixels over the pixels of the smaller peak, at least."
     max_gap: int = 0
     "Missing frames that a link may bridge."
+    along: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]], hash=False)
+    "Other numbers of links along one axis, by its name: `link`, `min_shared_pixels`, `max_distance`, `min_score`, \
+`max_gap`."
+    keep_candidates: bool = False
+    "Whether `links` names the candidates that are no links too, each with the reason."
     place_tolerance: float = 1e-3
     "Frames whose dty, L1 or L2 differ by more than this (in their own unit) are never neighbours."
     wrap: bool = True
@@ -92,9 +101,13 @@ class Recipe:
             ("fit_options", self.fit != "none" or not self.fit_options, "nothing without fit"),
             ("saturation", self.saturation is None or is_number(self.saturation), "a finite number, or absent"),
             ("sentinels", _are_counts(self.sentinels), "whole numbers that a detector of 64 bits can give"),
-            ("link", self.link == "overlap", "overlap"),
+            ("link", self.link in get_args(LinkRule), " or ".join(get_args(LinkRule))),
+            ("max_distance", self.link != "distance" or self.max_distance is not None, "a number with link distance"),
             ("min_shared_pixels", _whole(self.min_shared_pixels, 1), "a whole number, 1 or more"),
             ("max_distance", self.max_distance is None or _above_zero(self.max_distance), "more than 0, or absent"),
+            ("min_score", is_number(self.min_score, 0) and self.min_score <= 1, "a number from 0 to 1"),
+            ("along", _plain_mapping(self.along) and all(map(_numbers_of_links, self.along.values())), _ALONG),
+            ("keep_candidates", self.keep_candidates is True or self.keep_candidates is False, "true or false"),
             ("max_gap", _whole(self.max_gap, 0), "a whole number, 0 or more"),
             ("place_tolerance", is_number(self.place_tolerance, 0), "a finite number, 0 or more"),
             ("wrap", self.wrap is True or self.wrap is False, "true or false"),
@@ -102,10 +115,16 @@ class Recipe:
         for name, good, want in wanted:
             if not good:
                 raise SettingsError(f"recipe: {name} is {getattr(self, name)!r}; wanted {want}")
+        for axis, numbers in self.along.items():
+            try:
+                replace(self, along={}, **numbers)
+            except SettingsError as error:
+                raise SettingsError(f"{error}, along {axis}") from None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers as plain types, to be written as JSON."""
         mappings = {name: dict(getattr(self, name)) for name in ("finder_options", "fit_options")}
+        mappings["along"] = {axis: dict(numbers) for axis, numbers in self.along.items()}
         return asdict(self) | mappings | {"sentinels": list(self.sentinels)}
 
     @classmethod
@@ -153,6 +172,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 """Named recipes: numbers to begin with. A threshold belongs to a detector, and is in none of them."""
+
+
+_OF_LINKS = ("link", "min_shared_pixels", "max_distance", "min_score", "max_gap")
+_ALONG = f"for each axis some of {', '.join(_OF_LINKS)}"
+
+
+def _numbers_of_links(value: object) -> bool:
+    return isinstance(value, Mapping) and set(value) <= set(_OF_LINKS)
 
 
 def _is_name(value: object) -> bool:

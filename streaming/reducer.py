@@ -11,17 +11,21 @@ from .corrections import Corrections
 from .errors import FrameError, SettingsError
 from .finders import Finder, finder_for
 from .frame import Frame, SparseImage
-from .linking import OverlapLinker, Position
+from .linking import Linker, Position
 from .peaks import PeaksOfFrame
 from .recipe import Recipe
-from .tables import TABLES, TRACK_BASE, Batches, Columns, Table
+from .tables import TRACK_BASE, Batches, Columns, Table, join, tables_with_roles
 from .tracks import Tracker
+from .trajectory import FromPositions, Trajectory
+
+_NO_COUNTS = {"frame": np.empty(0, np.int64), "intensity": np.empty(0)}
 
 
 class Reducer:
-    """Reduces the frames of one detector, one by one, in the order of their numbers.
+    """Reduces the frames of one detector, one by one.
 
-    The rows that come out are a pure function of the frames, their motors and the recipe.
+    The rows that come out are a pure function of the frames, their motors, the recipe and the trajectory: not of the
+    order in which frames come, unless the background follows them.
 
     Parameters
     ----------
@@ -32,6 +36,8 @@ class Reducer:
         `Recipe.background` is not ``constant``: the mean dark frame, or the median of the first frames.
     tables
         The schema, as `tables_with_roles` makes it.
+    trajectory
+        Says which frames are neighbours. Without one they follow each other in the order of their numbers (`Linker`).
 
     Raises
     ------
@@ -45,8 +51,9 @@ class Reducer:
         *,
         corrections: Corrections | None = None,
         tables: dict[str, Table] | None = None,
+        trajectory: Trajectory | FromPositions | None = None,
     ) -> None:
-        self._frames_table = (tables or TABLES)["frames"]
+        self._tables = tables or tables_with_roles({}, fit=recipe.fit != "none", candidates=recipe.keep_candidates)
         self._recipe = recipe
         self._corrections = corrections or Corrections()
         if (recipe.background == "constant") != (self._corrections.dark is None):
@@ -54,14 +61,28 @@ class Reducer:
             raise SettingsError(f"recipe: background is {recipe.background!r} and {given} dark frame was given")
         self._make_finder = finder_for(recipe, flat=self._corrections.flat is not None)
         self._finder: Finder | None = None
-        self._linker = OverlapLinker(recipe)
-        self._tracker = Tracker(wrap=recipe.wrap)
+        self._waiting: dict[int, tuple[Position, PeaksOfFrame]] = {}
+        self._from_positions = trajectory if isinstance(trajectory, FromPositions) else None
+        self._follow(None if isinstance(trajectory, FromPositions) else trajectory)
         self._newest = -1
+
+    def _follow(self, trajectory: Trajectory | None) -> None:
+        self._linker = Linker(self._recipe, trajectory)
+        self._tracker = Tracker(self._linker.trajectory, self._tables["tracks"])
 
     @property
     def n_open_tracks(self) -> int:
         """Tracks that a frame still to come could join."""
-        return self._tracker.n_open
+        return self._tracker.n_open + sum(len(found.peaks["peak"]) for _, found in self._waiting.values())
+
+    @property
+    def n_waiting_frames(self) -> int:
+        """Frames whose lit pixels are kept, for a neighbour of theirs may still come."""
+        return self._linker.n_held + len(self._waiting)
+
+    def open_tracks(self) -> Columns:
+        """Return the tracks that a frame still to come could join, as they are now: rows of `OPEN_TRACKS`."""
+        return self._tracker.open_tracks()
 
     @property
     def parallel(self) -> bool:
@@ -76,7 +97,7 @@ class Reducer:
         FrameError
             The frame cannot be reduced; the reducer goes on with the next as if this one were missing.
         """
-        self._check_order(frame)
+        self._check(frame)
         return self.link(frame, self.find(frame))
 
     def find(self, frame: Frame) -> PeaksOfFrame:
@@ -96,27 +117,54 @@ class Reducer:
         return found
 
     def link(self, frame: Frame, found: PeaksOfFrame) -> Batches:
-        """Link the peaks of the next frame with those before, and return the new rows of each table.
+        """Link the peaks of one frame with those of its neighbours, and return the new rows of each table.
+
+        A frame that is not part of the trajectory, such as a settling frame, has peaks, but they are in no track.
 
         Raises
         ------
         FrameError
-            A later frame came before.
+            The frame came before, or was said to be missing.
         """
-        self._check_order(frame)
-        self._newest = frame.frame
+        self._check(frame)
+        self._newest = max(self._newest, frame.frame)
         position = Position.of(frame)
-        links = self._linker.push(position, found)
-        closed = self._tracker.push(position, found, links)
-        row = self._frame_row(frame, found)
-        return _filled({"frames": row, "peaks": found.peaks, "links": links, **closed, "pixels": found.pixels})
+        batches = {"frames": self._frame_row(frame, found), "peaks": found.peaks, "pixels": found.pixels}
+        if self._from_positions is not None:
+            self._waiting[frame.frame] = (position, replace(found, pixels=found.pixels | _NO_COUNTS))
+        elif self._linker.trajectory.contains(frame.frame):
+            batches |= self._linked(position, found)
+        else:
+            self._linker.set_aside(frame.frame)
+        return _filled(batches)
+
+    def missing(self, frame: int) -> Batches:
+        """Take in that a frame will never come: what waits for it can be linked, or closed.
+
+        Raises
+        ------
+        FrameError
+            The frame came before, or was said to be missing.
+        """
+        if self._from_positions is not None or not self._linker.trajectory.contains(frame):
+            return {}
+        linked = self._linker.missing(frame)
+        return _filled({"links": linked.links, **self._tracker.follow(linked)})
 
     def flush(self) -> Batches:
         """Close every track and return the last rows; nothing may be pushed after it."""
-        direction = self._linker.direction
-        links = self._linker.flush()
-        closed = self._tracker.flush(links, direction)
-        return _filled({"links": links, **closed})
+        parts: list[Batches] = []
+        if self._from_positions is not None:
+            waiting, self._waiting = self._waiting, {}
+            self._follow(self._from_positions.planned({n: position.motors() for n, (position, _) in waiting.items()}))
+            # One by one, and each dropped when it is linked: what waits is much.
+            parts = [self._linked(*waiting.pop(number)) for number in sorted(waiting)]
+        linked = self._linker.flush()
+        return _filled(join([*parts, {"links": linked.links, **self._tracker.follow(linked)}]))
+
+    def _linked(self, position: Position, found: PeaksOfFrame) -> Batches:
+        linked = self._linker.push(position, found)
+        return {"links": linked.links, **self._tracker.push(position, found, linked)}
 
     @staticmethod
     def warm(dtype: DTypeLike, recipe: Recipe | None = None) -> None:
@@ -151,9 +199,16 @@ class Reducer:
                 reducer.push(Frame(frame=number, point=number, image=image, omega_start=number, omega_end=number + 1))
             reducer.flush()
 
-    def _check_order(self, frame: Frame) -> None:
-        if frame.frame <= self._newest:
-            raise FrameError(f"frame {frame.frame} came after frame {self._newest}; wanted them in order, each once")
+    def _check(self, frame: Frame) -> None:
+        if frame.frame < 0:
+            raise FrameError(f"frame {frame.frame} came; wanted a number from 0 on")
+        if frame.frame <= self._newest and self._finder is not None and not self.parallel:
+            raise FrameError(
+                f"frame {frame.frame} came after frame {self._newest}; wanted them in order, for the background follows"
+            )
+        if frame.frame in self._waiting:
+            raise FrameError(f"frame {frame.frame} came twice; the first counts")
+        self._linker.check(frame.frame)
 
     def _make(self, frame: Frame) -> Finder:
         shape = tuple(frame.image.shape)
@@ -190,8 +245,8 @@ class Reducer:
             "sum_intensity": math.fsum(found.peaks["sum_intensity"].tolist()),
             "background_level": found.background_level,
         }
-        names = self._frames_table.names
-        return self._frames_table.batch(
+        names = self._tables["frames"].names
+        return self._tables["frames"].batch(
             {name: np.array([values[name] if name in values else frame.roles.get(name, math.nan)]) for name in names}
         )
 

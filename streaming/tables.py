@@ -188,6 +188,22 @@ LINKS = Table(
     ),
 )
 
+LINKS_WITH_REASONS = replace(
+    LINKS,
+    row="pair of peaks of neighbouring frames that may be linked",
+    columns=(
+        *LINKS.columns,
+        _column(
+            "reason",
+            "<i2",
+            "",
+            "0 linked, 1 too few shared pixels, 2 centroids too far apart, 3 score too low, 4 a better partner, "
+            "5 cut at an intensity valley",
+        ),
+    ),
+)
+"""``links`` with `Recipe.keep_candidates`."""
+
 TRACKS = Table(
     name="tracks",
     row="closed track",
@@ -210,8 +226,38 @@ TRACKS = Table(
         _column("n_saturated", "<i8", "", "saturated pixels over its peaks; -1 if full scale is not known"),
         _column("on_edge", "|b1", "", "a peak of it touches the edge of the detector"),
         _column("wraps", "|b1", "", "it joins the last frame of a full turn with the first"),
+        # Not in the digest: they follow from other tables, and a digest must not change when one is added.
+        *(
+            _column(name, "<f8", unit, meaning, in_digest=False)
+            for name, unit, meaning in (
+                ("var_row", "px^2", "intensity-weighted variance over its pixels"),
+                ("var_col", "px^2", "intensity-weighted variance over its pixels"),
+                ("cov_row_col", "px^2", "intensity-weighted covariance over its pixels"),
+                ("var_omega", "deg^2", "intensity-weighted variance of the middles of its frames"),
+                ("cov_row_omega", "px deg", "intensity-weighted covariance over its peaks"),
+                ("cov_col_omega", "px deg", "intensity-weighted covariance over its peaks"),
+                ("omega_sigma", "deg", "square root of var_omega less what the width of the frames adds to it"),
+                ("dty", "mm", "intensity-weighted mean of dty; NaN if it never came"),
+                ("var_dty", "mm^2", "intensity-weighted variance of dty"),
+            )
+        ),
+        _column("at_scan_end", "|b1", "", "a frame of it lacks a neighbour, for the scan ends there", in_digest=False),
+        _column("beside_missing", "|b1", "", "a frame of it is the neighbour of a missing one", in_digest=False),
     ),
 )
+
+OPEN_TRACKS = Table(
+    name="open_tracks",
+    row="track that a frame still to come could join",
+    key=("track",),
+    columns=tuple(
+        column
+        for column in TRACKS.columns
+        if column.name
+        in ("track", "n_peaks", "first_frame", "last_frame", "omega", "row", "col", "sum_intensity", "max_intensity")
+    ),
+)
+"""What is shown of open tracks while a scan runs; it depends on when one looks, and is in no archive."""
 
 MEMBERS = Table(
     name="members",
@@ -237,7 +283,17 @@ TABLES: dict[str, Table] = {table.name: table for table in (FRAMES, PEAKS, LINKS
 """Every table of a reduction, in the order in which the digest takes them."""
 
 
-def tables_with_roles(roles: Mapping[str, str], *, fit: bool = False) -> dict[str, Table]:
+def motors_of_tracks(tracks: Table) -> list[tuple[str, str]]:
+    """Return the name and unit of each motor, beside omega, that the table ``tracks`` has a mean of."""
+    units = {column.name: column.unit for column in tracks.columns}
+    known = ("row", "col", "omega")
+    names = [name.removeprefix("var_") for name in tracks.names if name.startswith("var_")]
+    return [(name, units[name]) for name in names if name not in known]
+
+
+def tables_with_roles(
+    roles: Mapping[str, str], *, fit: bool = False, candidates: bool = False, motors: Iterable[str] = ()
+) -> dict[str, Table]:
     """Return the tables of a reduction whose ``frames`` have a column for each further role.
 
     Parameters
@@ -246,6 +302,10 @@ def tables_with_roles(roles: Mapping[str, str], *, fit: bool = False) -> dict[st
         Further scalar roles, name to unit; those of `SCAN_ROLES` have their column already.
     fit
         Whether ``peaks`` has the columns of a fit.
+    candidates
+        Whether ``links`` names the candidates that are no links too.
+    motors
+        Further roles that the scan moves: ``tracks`` has the mean and the variance of each.
 
     Raises
     ------
@@ -261,7 +321,24 @@ def tables_with_roles(roles: Mapping[str, str], *, fit: bool = False) -> dict[st
     )
     frames = Table(name=FRAMES.name, row=FRAMES.row, key=FRAMES.key, columns=FRAMES.columns + columns)
     peaks = replace(PEAKS, columns=PEAKS.columns + PEAKS_FIT) if fit else PEAKS
-    return TABLES | {FRAMES.name: frames, PEAKS.name: peaks}
+    more = tuple(each for motor in motors if motor not in TRACKS.names for each in _of_motor(motor, roles))
+    tracks = replace(TRACKS, columns=TRACKS.columns + more)
+    links = LINKS_WITH_REASONS if candidates else LINKS
+    return TABLES | {FRAMES.name: frames, PEAKS.name: peaks, LINKS.name: links, TRACKS.name: tracks}
+
+
+def _of_motor(motor: str, units: Mapping[str, str]) -> tuple[Column, Column]:
+    unit = units.get(motor) or _ROLE_UNITS.get(motor, "")
+    return (
+        _column(motor, "<f8", unit, f"intensity-weighted mean of {motor}; NaN if it never came", in_digest=False),
+        _column(
+            f"var_{motor}",
+            "<f8",
+            f"{unit}^2" if unit else "",
+            f"intensity-weighted variance of {motor}",
+            in_digest=False,
+        ),
+    )
 
 
 def join(batches: Iterable[Batches]) -> Batches:

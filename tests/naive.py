@@ -6,12 +6,13 @@ Sums run in the order that the package promises (raster order within a peak, rel
 
 import math
 from collections import deque
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hedmlive.streaming import TABLES, Frame, Recipe, SparseImage
+from hedmlive.streaming import Frame, Recipe, SparseImage, Table, tables_with_roles
 
 Pixel = tuple[int, int]
 Lit = dict[Pixel, tuple[float, float]]
@@ -208,13 +209,11 @@ def same_place(a: Frame, b: Frame, tolerance: float) -> bool:
 
 
 def are_neighbours(a: Frame, b: Frame, recipe: Recipe) -> bool:
-    steps = b.frame - a.frame
-    if steps > 1 + recipe.max_gap or not same_place(a, b, recipe.place_tolerance):
-        return False
-    if math.isnan(a.omega) or math.isnan(b.omega):
+    """Frames in the order of their numbers, as no frame between them came."""
+    if not same_place(a, b, recipe.place_tolerance) or math.isnan(a.omega) or math.isnan(b.omega):
         return False
     wide = max(width(a), width(b))
-    return wide == 0 or abs(b.omega - a.omega) <= (steps + 0.5) * wide
+    return wide == 0 or abs(b.omega - a.omega) <= (b.frame - a.frame + 0.5) * wide
 
 
 def closes_the_circle(frames: list[Frame], recipe: Recipe) -> bool:
@@ -230,28 +229,158 @@ def closes_the_circle(frames: list[Frame], recipe: Recipe) -> bool:
     return same_place(first, last, recipe.place_tolerance) and 0.5 * step <= left <= (1.5 + recipe.max_gap) * step
 
 
-def naive_links(a: Found, b: Found, recipe: Recipe) -> list[Row]:
-    links: list[Row] = []
+@dataclass
+class NaiveAxis:
+    """One motor of a plan: where each frame is on it."""
+
+    name: str
+    at: dict[int, float]
+    linked: bool = True
+    tolerance: float = 1e-3
+    reach: float | None = None
+    period: float | None = None
+
+
+@dataclass
+class Neighbours:
+    """What a trajectory comes to: who follows whom, and where each frame lies on the circle."""
+
+    after: list[dict[int, int]]
+    level: dict[int, int]
+    turn: dict[int, float]
+    sense: float
+    names: list[str]
+    in_order: bool = False
+
+
+def naive_median(values: list[float]) -> float:
+    values = sorted(values)
+    middle = len(values) // 2
+    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+
+
+def folded(axis: NaiveAxis) -> tuple[dict[int, float], dict[int, int], dict[int, float], float, float]:
+    """Distance ahead of the first frame, rank, whole turns, sense and reach of one axis."""
+    numbers = sorted(axis.at)
+    moves: list[float] = []
+    for a, b in pairwise(numbers):
+        move = axis.at[b] - axis.at[a]
+        if axis.period is not None:
+            move -= axis.period * round(move / axis.period)
+        if abs(move) > axis.tolerance:
+            moves.append(move)
+    sense = float(np.sign(naive_median(moves))) if moves else 1.0
+    sense = sense or 1.0
+    reach = axis.reach if axis.reach is not None else 1.5 * (naive_median([abs(m) for m in moves]) if moves else 0.0)
+    ahead: dict[int, float] = {}
+    turn: dict[int, float] = {}
+    for number in numbers:
+        whole = sense * (axis.at[number] - axis.at[numbers[0]])
+        fold = whole
+        if axis.period is not None:
+            fold = whole % axis.period
+            if fold >= axis.period - min(axis.tolerance, axis.period / 4):
+                fold -= axis.period
+        ahead[number] = fold
+        turn[number] = sense * round((whole - fold) / (axis.period or 1.0)) * (axis.period or 0.0)
+    level: dict[int, int] = {}
+    rank, before = 0, None
+    for number in sorted(numbers, key=lambda each: ahead[each]):
+        if before is not None and ahead[number] - ahead[before] > axis.tolerance:
+            rank += 1
+        level[number], before = (0 if math.isinf(axis.tolerance) else rank), number
+    return ahead, level, turn, sense, reach
+
+
+def planned_neighbours(axes: list[NaiveAxis], pairs: list[tuple[int, int]]) -> Neighbours:
+    """Who follows whom along each linked axis when no frame is missing."""
+    placed = {axis.name: folded(axis) for axis in axes}
+    numbers = sorted(axes[0].at)
+    chains: list[dict[int, int]] = []
+    for axis in axes:
+        if not axis.linked:
+            continue
+        ahead, level, _, _, reach = placed[axis.name]
+        lines: dict[tuple[int, ...], list[int]] = {}
+        for number in numbers:
+            others = tuple(placed[each.name][1][number] for each in axes if each is not axis)
+            lines.setdefault(others, []).append(number)
+        after: dict[int, int] = {}
+        for line in lines.values():
+            line.sort(key=lambda number: (level[number], number))
+            after |= {a: b for a, b in pairwise(line) if ahead[b] - ahead[a] <= reach}
+            first, last = line[0], line[-1]
+            if axis.period is not None and len(line) > 2 and axis.period - ahead[last] + ahead[first] <= reach:
+                after[last] = first
+        chains.append(after)
+    chains += [{a: b} for a, b in dict.fromkeys(pairs)]
+    names = [axis.name for axis in axes if axis.linked] + ["virtual"] * len(dict.fromkeys(pairs))
+    still = dict.fromkeys(numbers, 0)
+    _, level, turn, sense, _ = placed.get("omega", ({}, still, still, 1.0, 0.0))
+    return Neighbours(chains, level, dict(turn), sense, names)
+
+
+def in_order(frames: list[Frame], recipe: Recipe) -> Neighbours:
+    numbers = [frame.frame for frame in frames]
+    upto = range(numbers[-1]) if numbers else range(0)
+    sense = float(np.nan_to_num(np.sign(frames[-1].omega - frames[0].omega))) if frames else 0.0
+    still = dict.fromkeys(numbers, 0.0)
+    return Neighbours([{n: n + 1 for n in upto}], {n: n for n in numbers}, still, sense, ["omega"], in_order=True)
+
+
+def next_here(after: dict[int, int], frame: int, here: set[int], max_gap: int) -> int | None:
+    at = frame
+    for _ in range(1 + max_gap):
+        at = after.get(at)
+        if at is None or at == frame:
+            return None
+        if at in here:
+            return at
+    return None
+
+
+def naive_links(a: Found, b: Found, recipe: Recipe, axis: int = 0) -> list[Row]:
+    """Every candidate of two frames, with the reason why it is no link (0 if it is one)."""
+    found: list[Row] = []
     for peak_a, group_a in zip(a.peaks, a.groups, strict=True):
         for peak_b, group_b in zip(b.peaks, b.groups, strict=True):
             shared = len(set(group_a) & set(group_b))
             distance = float(np.hypot(peak_a["row"] - peak_b["row"], peak_a["col"] - peak_b["col"]))
-            if shared < recipe.min_shared_pixels:
+            candidate = distance <= (recipe.max_distance or 0.0) if recipe.link == "distance" else shared > 0
+            if not candidate:
                 continue
-            if recipe.max_distance is not None and distance > recipe.max_distance:
-                continue
+            score = shared / min(len(group_a), len(group_b))
+            reason = 0
+            if recipe.link != "distance" and shared < recipe.min_shared_pixels:
+                reason = 1
+            elif recipe.max_distance is not None and distance > recipe.max_distance:
+                reason = 2
+            elif score < recipe.min_score:
+                reason = 3
             link = {
                 "frame_a": peak_a["frame"],
                 "peak_a": peak_a["peak"],
                 "frame_b": peak_b["frame"],
                 "peak_b": peak_b["peak"],
-                "axis": 0,
+                "axis": axis,
                 "n_shared_pixels": shared,
-                "score": shared / min(len(group_a), len(group_b)),
+                "score": score,
                 "distance": distance,
+                "reason": reason,
             }
-            links.append(link)
-    return links
+            found.append(link)
+    if recipe.link != "overlap":
+
+        def worth(link: Row):
+            best = (link["distance"], link["peak_a"], link["peak_b"])
+            return best if recipe.link == "distance" else (-link["n_shared_pixels"], *best)
+
+        good = [link for link in found if link["reason"] == 0]
+        for link in good:
+            rivals = [each for each in good if each["peak_a"] == link["peak_a"] or each["peak_b"] == link["peak_b"]]
+            if min(rivals, key=worth) is not link:
+                link["reason"] = 4
+    return found
 
 
 def naive_components(peaks, links: list[Row]) -> list[list[tuple[int, int]]]:
@@ -276,68 +405,148 @@ def naive_components(peaks, links: list[Row]) -> list[list[tuple[int, int]]]:
     return found
 
 
-def naive_track(members: list[tuple[int, int]], peak_of, frame_of, wraps: bool, turn: float) -> Row:
+def naive_track(members: list[tuple[int, int]], peak_of, frame_of, wraps: bool, around: Neighbours, endings) -> Row:
+    frames_of = [frame for frame, _ in members]
     late = math.inf
     if wraps:
-        # What lies after the widest gap in the frames is turned back; all the way round there is no gap.
-        steps = [(b - a, b) for (a, _), (b, _) in pairwise(members)]
-        widest = max(gap for gap, _ in steps)
+        # What lies after the widest gap on the circle is turned back; all the way round there is no gap.
+        taken = sorted({around.level[frame] for frame in frames_of})
+        steps = [(b - a, b) for a, b in pairwise(taken)]
+        widest = max((gap for gap, _ in steps), default=0)
         if widest > 1:
             late = next(b for gap, b in steps if gap == widest)
-    w_sum = w_row = w_col = w_omega = 0.0
-    bounds: list[float] = []
-    for frame, peak in members:
-        row = peak_of[frame, peak]
-        back = turn if frame >= late else 0.0
-        start, end = frame_of[frame].omega_start - back, frame_of[frame].omega_end - back
-        w = row["sum_intensity"]
-        w_row += w * row["row"]
-        w_col += w * row["col"]
-        w_omega += w * (0.5 * (start + end))
-        w_sum += w
-        bounds += [start, end]
-    # One rotation that never came makes the extremes unknown, whatever Python's min and max make of a NaN.
-    low, high = (math.nan, math.nan) if any(map(math.isnan, bounds)) else (min(bounds), max(bounds))
     rows = [peak_of[member] for member in members]
+    weights = [row["sum_intensity"] for row in rows]
+
+    def mean(values) -> float:
+        total = weight = 0.0
+        for w, value in zip(weights, values, strict=True):
+            total += w * value
+            weight += w
+        return total / weight
+
+    starts, ends = [], []
+    for frame in frames_of:
+        back = around.turn.get(frame, 0.0)
+        back_too = 360.0 * around.sense if wraps and around.level[frame] >= late else 0.0
+        starts.append(frame_of[frame].omega_start - back - back_too)
+        ends.append(frame_of[frame].omega_end - back - back_too)
+    omegas = [0.5 * (a + b) for a, b in zip(starts, ends, strict=True)]
+    row, col, omega = mean(r["row"] for r in rows), mean(r["col"] for r in rows), mean(omegas)
+    d_row, d_col, d_omega = [r["row"] - row for r in rows], [r["col"] - col for r in rows], [o - omega for o in omegas]
+    var_omega = mean(d * d for d in d_omega)
+    dty = [frame_of[frame].roles.get("dty", math.nan) for frame in frames_of]
+    mean_dty = mean(dty)
+    w_sum = 0.0
+    for w in weights:
+        w_sum += w
+    # One rotation that never came makes the extremes unknown, whatever Python's min and max make of a NaN.
+    bounds = starts + ends
+    low, high = (math.nan, math.nan) if any(map(math.isnan, bounds)) else (min(bounds), max(bounds))
+    added = mean((b - a) ** 2 for a, b in zip(starts, ends, strict=True)) / 12
     return {
         "track": members[0][0] * 1_000_000 + members[0][1],
         "n_peaks": len(members),
-        "n_frames": len({frame for frame, _ in members}),
+        "n_frames": len(set(frames_of)),
         "first_frame": members[0][0],
         "last_frame": members[-1][0],
-        "omega": w_omega / w_sum,
+        "omega": omega,
         "omega_min": low,
         "omega_max": high,
         "omega_width": high - low,
-        "row": w_row / w_sum,
-        "col": w_col / w_sum,
+        "row": row,
+        "col": col,
         "sum_intensity": w_sum,
         "max_intensity": max(row["max_intensity"] for row in rows),
         "n_pixels": sum(row["n_pixels"] for row in rows),
         "n_saturated": -1 if rows[0]["n_saturated"] < 0 else sum(row["n_saturated"] for row in rows),
         "on_edge": any(row["on_edge"] for row in rows),
         "wraps": wraps,
+        "var_row": mean(r["var_row"] + d * d for r, d in zip(rows, d_row, strict=True)),
+        "var_col": mean(r["var_col"] + d * d for r, d in zip(rows, d_col, strict=True)),
+        "cov_row_col": mean(r["cov_row_col"] + x * y for r, x, y in zip(rows, d_row, d_col, strict=True)),
+        "var_omega": var_omega,
+        "cov_row_omega": mean(x * y for x, y in zip(d_row, d_omega, strict=True)),
+        "cov_col_omega": mean(x * y for x, y in zip(d_col, d_omega, strict=True)),
+        "omega_sigma": math.nan if math.isnan(var_omega) else math.sqrt(max(var_omega - added, 0.0)),
+        "dty": mean_dty,
+        "var_dty": mean((each - mean_dty) ** 2 for each in dty),
+        "at_scan_end": any(endings[frame][0] for frame in frames_of),
+        "beside_missing": any(endings[frame][1] for frame in frames_of),
     }
 
 
-def naive_reduce(frames: list[Frame], recipe: Recipe, dark=None, mask=None) -> dict[str, dict[str, np.ndarray]]:
+def naive_endings(frames: list[Frame], around: Neighbours, recipe: Recipe, apart: set[int], closes: bool):
+    """Whether the scan ends beside a frame, and whether a frame beside it is missing."""
+    here = {frame.frame for frame in frames}
+    found: dict[int, tuple[bool, bool]] = {}
+    for number in here:
+        ends, missing, any_line = number in apart, False, False
+        for chain, name in zip(around.after, around.names, strict=True):
+            before = {b: a for a, b in chain.items()}
+            on_line = number in chain or number in before or around.in_order
+            any_line |= on_line
+            if name == "virtual" or not on_line:
+                continue
+            for way in (chain, before):
+                ends |= number not in way
+                missing |= number in way and way[number] not in here
+        found[number] = (ends or not any_line, missing)
+    if closes and len(here) > 1:
+        for number in (min(here), max(here)):
+            found[number] = (False, found[number][1])
+    return found
+
+
+def naive_reduce(
+    frames: list[Frame],
+    recipe: Recipe,
+    dark=None,
+    mask=None,
+    plan: list[NaiveAxis] | None = None,
+    pairs: list[tuple[int, int]] | None = None,
+) -> dict[str, dict[str, np.ndarray]]:
     """The whole reduction at once, every table in the order of its key."""
     done = [naive_frame(frame, recipe, dark, mask) for frame in frames]
-    links: list[Row] = []
-    for (a, found_a), (b, found_b) in pairwise(zip(frames, done, strict=True)):
-        if are_neighbours(a, b, recipe):
-            links += naive_links(found_a, found_b, recipe)
-    wrap_links = naive_links(done[-1], done[0], recipe) if closes_the_circle(frames, recipe) else []
-    turn = 360.0 * float(np.sign(frames[-1].omega - frames[0].omega)) if wrap_links else 0.0
-    peak_of = {(peak["frame"], peak["peak"]): peak for found in done for peak in found.peaks}
+    found_of = {frame.frame: found for frame, found in zip(frames, done, strict=True)}
     frame_of = {frame.frame: frame for frame in frames}
-    over_the_end = {(link["frame_a"], link["peak_a"]) for link in wrap_links}
-    components = naive_components(peak_of, links + wrap_links)
-    tracks = [naive_track(each, peak_of, frame_of, bool(over_the_end & set(each)), turn) for each in components]
+    around = in_order(frames, recipe) if plan is None else planned_neighbours(plan, pairs or [])
+    inside = [frame for frame in frames if plan is None or frame.frame in plan[0].at]
+    here = {frame.frame for frame in inside}
+    candidates: list[Row] = []
+    over_the_end: set[tuple[int, int]] = set()
+    apart: set[int] = set()
+    axis_of = list(dict.fromkeys(around.names))
+    for chain, name in zip(around.after, around.names, strict=True):
+        of_axis = replace(recipe, **recipe.along.get(name, {}), along={})
+        for number in sorted(here):
+            other = next_here(chain, number, here, of_axis.max_gap)
+            if other is None:
+                continue
+            if around.in_order and not are_neighbours(frame_of[number], frame_of[other], of_axis):
+                apart |= {number, other}
+                continue
+            some = naive_links(found_of[number], found_of[other], of_axis, axis_of.index(name))
+            candidates += some
+            if name != "virtual" and around.level[other] < around.level[number]:
+                over_the_end |= {(x["frame_a"], x["peak_a"]) for x in some if x["reason"] == 0}
+    along_omega = replace(recipe, **recipe.along.get("omega", {}), along={})
+    closes = around.in_order and closes_the_circle(frames, along_omega)
+    if closes:
+        some = naive_links(done[-1], done[0], along_omega)
+        candidates += some
+        over_the_end |= {(x["frame_a"], x["peak_a"]) for x in some if x["reason"] == 0}
+    links = [link for link in candidates if link["reason"] == 0]
+    peak_of = {(peak["frame"], peak["peak"]): peak for found in done for peak in found.peaks}
+    components = naive_components({key: peak for key, peak in peak_of.items() if key[0] in here}, links)
+    endings = naive_endings(inside, around, recipe, apart, closes)
+    tracks = [
+        naive_track(each, peak_of, frame_of, bool(over_the_end & set(each)), around, endings) for each in components
+    ]
     rows: dict[str, list[Row]] = {
         "frames": [found.row for found in done],
         "peaks": [peak for found in done for peak in found.peaks],
-        "links": links + wrap_links,
+        "links": candidates if recipe.keep_candidates else links,
         "tracks": tracks,
         "members": [
             {"track": track["track"], "frame": frame, "peak": peak}
@@ -351,10 +560,10 @@ def naive_reduce(frames: list[Frame], recipe: Recipe, dark=None, mask=None) -> d
             for r, c in group
         ],
     }
-    return {name: _columns(name, rows[name]) for name in rows}
+    tables = tables_with_roles({}, candidates=recipe.keep_candidates)
+    return {name: _columns(tables[name], rows[name]) for name in rows}
 
 
-def _columns(name: str, rows: list[Row]) -> dict[str, np.ndarray]:
-    schema = TABLES[name]
+def _columns(schema: Table, rows: list[Row]) -> dict[str, np.ndarray]:
     rows = sorted(rows, key=lambda row: tuple(row[key] for key in schema.key))
     return {c.name: np.array([row[c.name] for row in rows], c.dtype) for c in schema.columns}

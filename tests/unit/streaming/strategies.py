@@ -54,6 +54,18 @@ SPLITS = (
 )
 
 
+LINKS = (
+    {},
+    {},
+    {"link": "mutual-best-overlap"},
+    {"link": "distance", "max_distance": 1.5},
+    {"min_score": 0.5},
+    {"keep_candidates": True},
+    {"link": "mutual-best-overlap", "keep_candidates": True, "min_score": 0.4},
+    {"along": {"dty": {"link": "distance", "max_distance": 2.0}, "omega": {"max_gap": 1}}},
+)
+
+
 @st.composite
 def recipes(draw, **fixed):
     drawn = {
@@ -66,6 +78,7 @@ def recipes(draw, **fixed):
         "max_distance": draw(st.sampled_from([None, 1.0])),
         "max_gap": draw(st.integers(0, 2)),
         "wrap": draw(st.booleans()),
+        **draw(st.sampled_from(LINKS)),
     }
     return Recipe(**drawn | fixed)
 

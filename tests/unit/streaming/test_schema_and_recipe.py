@@ -122,7 +122,10 @@ def test_a_recipe_comes_back_from_json(recipe):
         *[("max_maxima", value) for value in (0, 1.0)],
         *[("finder", value) for value in ("", None)],
         *[("finder_options", value) for value in (None, [1], {1: 2}, {"a": object()}, {"a": float("nan")})],
-        ("link", "distance"),
+        ("link", "nearest"),
+        *[("min_score", value) for value in (-0.1, 1.1, None)],
+        *[("along", value) for value in (None, {"dty": 3}, {"dty": {"wrap": False}}, {1: {}})],
+        ("keep_candidates", 1),
     ],
 )
 def test_a_recipe_names_what_it_refuses(name, value):
@@ -157,3 +160,12 @@ def test_a_named_recipe_is_where_one_begins():
     for like in ("fff", 3, None):
         with pytest.raises(SettingsError, match=r"like is .*; wanted plain or ff or nf"):
             Recipe.from_dict({"like": like, "threshold": 7})
+
+
+def test_links_along_an_axis_must_make_sense_too():
+    with pytest.raises(
+        SettingsError, match="max_distance is None; wanted a number with link distance, along dty"
+    ):
+        Recipe(threshold=1, along={"dty": {"link": "distance"}})
+    recipe = Recipe(threshold=1, along={"dty": {"link": "distance", "max_distance": 2}})
+    assert Recipe.from_dict(recipe.as_dict()) == recipe

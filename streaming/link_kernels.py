@@ -1,0 +1,144 @@
+"""Numba kernels of links: validated by their callers, preallocated output, nothing else in this file.
+
+None is ``parallel=True``: two ordinary threads inside such a kernel abort the interpreter under numba's workqueue
+layer, and that interpreter is the RunEngine's.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@njit(nogil=True, cache=True)
+def runs_of_peaks(row: Array, col: Array, peak: Array, runs: Array) -> int:
+    """Write row, first column, end and peak of each run of pixels of one peak to runs (4, n); return how many.
+
+    Links are counted from runs: a spot has far fewer of them than pixels, and each frame is looked at from two sides.
+    """
+    n = -1
+    row_before = col_before = peak_before = np.int32(-2)
+    for i in range(len(row)):
+        r, c, p = row[i], col[i], peak[i]
+        if r != row_before or p != peak_before or c != col_before + 1:
+            n += 1
+            runs[0, n] = r
+            runs[1, n] = c
+            runs[3, n] = p
+        runs[2, n] = c + 1
+        row_before, col_before, peak_before = r, c, p
+    return n + 1
+
+
+@njit(nogil=True, cache=True)
+def shared_pixels(a: Array, b: Array, first: Array, chain: Array, pairs: Array) -> int:
+    """Count the common pixels of each pair of peaks; return how many pairs there are.
+
+    Parameters
+    ----------
+    a, b
+        Runs of two frames, as `runs_of_peaks` writes them.
+    first
+        Shape (peaks of a,), filled with -1. To work in.
+    chain
+        Shape (3, runs of a and b together). To work in.
+    pairs
+        As large. Its rows become the peak of a, the peak of b and how many pixels they share, in this order.
+    """
+    # A chain for each peak of a holds its pairs in the order of b: no table of all pairs, and nothing to be sorted.
+    other, shared, after = chain[0], chain[1], chain[2]
+    n = 0
+    i = 0
+    j = 0
+    while i < a.shape[1] and j < b.shape[1]:
+        if a[0, i] != b[0, j]:
+            if a[0, i] < b[0, j]:
+                i += 1
+            else:
+                j += 1
+            continue
+        common = min(a[2, i], b[2, j]) - max(a[1, i], b[1, j])
+        if common > 0:
+            p, q = a[3, i], b[3, j]
+            before = -1
+            pair = first[p]
+            while pair >= 0 and other[pair] < q:
+                before = pair
+                pair = after[pair]
+            if pair >= 0 and other[pair] == q:
+                shared[pair] += common
+            else:
+                other[n] = q
+                shared[n] = common
+                after[n] = pair
+                if before >= 0:
+                    after[before] = n
+                else:
+                    first[p] = n
+                n += 1
+        if a[2, i] <= b[2, j]:
+            i += 1
+        else:
+            j += 1
+    n = 0
+    for p in range(len(first)):
+        pair = first[p]
+        while pair >= 0:
+            pairs[0, n] = p
+            pairs[1, n] = other[pair]
+            pairs[2, n] = shared[pair]
+            n += 1
+            pair = after[pair]
+    return n
+
+
+@njit(nogil=True, cache=True)
+def near_pairs(
+    row_a: Array, col_a: Array, row_b: Array, col_b: Array, by_row: Array, reach: float, pairs: Array
+) -> int:
+    """List the pairs of centroids no further apart than reach, in order; return how many, the room at most.
+
+    Parameters
+    ----------
+    by_row
+        The peaks of b in the order of their row, shape (peaks of b,).
+    pairs
+        Shape (2, room). If more pairs come than there is room, room + 1 is returned.
+    """
+    n = 0
+    for p in range(len(row_a)):
+        start = n
+        low, high = 0, len(by_row)
+        while low < high:
+            middle = (low + high) // 2
+            if row_b[by_row[middle]] < row_a[p] - reach:
+                low = middle + 1
+            else:
+                high = middle
+        while low < len(by_row) and row_b[by_row[low]] <= row_a[p] + reach:
+            q = by_row[low]
+            low += 1
+            if np.hypot(row_a[p] - row_b[q], col_a[p] - col_b[q]) <= reach:
+                if n == pairs.shape[1]:
+                    return n + 1
+                # A peak has a handful of neighbours: they are put in their order as they come.
+                place = n
+                while place > start and pairs[1, place - 1] > q:
+                    pairs[1, place] = pairs[1, place - 1]
+                    place -= 1
+                pairs[1, place] = q
+                pairs[0, n] = p
+                n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def best_of_each(peak: Array, better: Array, usable: Array, best: Array) -> None:
+    """Write to best[peak] the usable candidate of the largest `better`, the first of equals, or -1."""
+    best[:] = -1
+    for k in range(len(peak)):
+        if usable[k] and (best[peak[k]] < 0 or better[k] > better[best[peak[k]]]):
+            best[peak[k]] = k
