@@ -2,8 +2,8 @@
 
 A detector of 16 bits with a dark of about 100 counts (fixed pattern and hot pixels), read noise, a background that
 falls off with the radius and holds weak rings, a beam stop, dead pixels, single-pixel hits, and spots on rings:
-elliptical pseudo-Voigts, Gaussian in omega, of log-normal height, with Poisson noise. The same numbers give the same
-frames, whatever the number of threads.
+elliptical pseudo-Voigts, Gaussian in omega, of log-normal height, with Poisson noise. They stay in their place, or move
+with omega along their ring. The same numbers give the same frames, whatever the number of threads.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +54,8 @@ class RotationScan:
     "0 where a pixel is valid, uint8, shape (rows, columns)."
     truth: tuple[Truth, ...]
     "For each frame."
+    spots: "Spots"
+    "All of them, those beside the scan too."
 
     def save(self, folder: Path) -> None:
         """Write what another process needs to search the same frames."""
@@ -63,9 +65,13 @@ class RotationScan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Spots:
+class Spots:
+    """Spots of a scan, each over all of its frames."""
+
     row: Array
+    "Centre at the frame where the spot is brightest, px, shape (n,)."
     col: Array
+    "The same, px."
     eta: Array
     "Direction of the radius, radians."
     sigma_r: Array
@@ -80,17 +86,29 @@ class _Spots:
     "Where the spot is brightest, frames."
     width: Array
     "Standard deviation in omega, frames."
+    drift: Array
+    "Way of the centre along the ring, px a frame."
+
+    def half_length(self, height: float) -> Array:
+        """Return how many frames before and after its brightest one a spot is higher than this; NaN if never."""
+        with np.errstate(invalid="ignore"):
+            return self.width * np.sqrt(2 * np.log(self.height / height))
 
 
-def simulate(n_visible: int, *, n_frames: int = 20, size: int = 2048, seed: int = 7) -> RotationScan:
-    """Return a scan with about `n_visible` spots a frame that have to be found."""
+def simulate(
+    n_visible: int, *, n_frames: int = 20, size: int = 2048, seed: int = 7, drift: float = 0.0
+) -> RotationScan:
+    """Return a scan with about `n_visible` spots a frame that have to be found.
+
+    Each spot moves by up to `drift` px a frame along its ring, either way.
+    """
     rng = np.random.default_rng([seed, n_visible])
     dark, mask, background = _detector(rng, size)
-    spots = _draw(rng, n_visible, n_frames, size)
+    spots = _draw(rng, n_visible, n_frames, size, drift)
     one = partial(_frame, spots=spots, dark=dark, background=background, mask=mask, seed=(seed, n_visible))
     with ThreadPoolExecutor(2) as pool:
         images, truth = zip(*pool.map(one, range(n_frames)), strict=True)
-    return RotationScan(frames=np.stack(images), dark=dark, mask=mask, truth=truth)
+    return RotationScan(frames=np.stack(images), dark=dark, mask=mask, truth=truth, spots=spots)
 
 
 def _detector(rng: np.random.Generator, size: int) -> tuple[Array, Array, Array]:
@@ -117,7 +135,7 @@ def _ring_radii(size: int) -> Array:
     return 0.47 * size * np.sqrt(np.arange(3, 3 + RINGS) / (2 + RINGS))
 
 
-def _draw(rng: np.random.Generator, n_visible: int, n_frames: int, size: int) -> _Spots:
+def _draw(rng: np.random.Generator, n_visible: int, n_frames: int, size: int, drift: float) -> Spots:
     margin = 4
 
     def heights(n: int) -> Array:
@@ -129,7 +147,7 @@ def _draw(rng: np.random.Generator, n_visible: int, n_frames: int, size: int) ->
     n = round(n_visible * (n_frames + 2 * margin) / float(seen.mean()))
     eta = rng.uniform(-np.pi, np.pi, n)
     radius = rng.choice(_ring_radii(size), n) + rng.normal(0, 0.8, n)
-    return _Spots(
+    return Spots(
         row=size / 2 + radius * np.sin(eta),
         col=size / 2 + radius * np.cos(eta),
         eta=eta,
@@ -139,22 +157,27 @@ def _draw(rng: np.random.Generator, n_visible: int, n_frames: int, size: int) ->
         height=heights(n),
         omega=rng.uniform(-margin, n_frames + margin, n),
         width=rng.uniform(0.35, 1.1, n),
+        # Drawn last, so that spots that stay and spots that move are the same otherwise.
+        drift=rng.uniform(-drift, drift, n),
     )
 
 
 def _frame(
-    number: int, *, spots: _Spots, dark: Array, background: Array, mask: Array, seed: tuple[int, int]
+    number: int, *, spots: Spots, dark: Array, background: Array, mask: Array, seed: tuple[int, int]
 ) -> tuple[Array, Truth]:
     rng = np.random.default_rng([*seed, number + 1])
     height = spots.height * np.exp(-0.5 * ((number - spots.omega) / spots.width) ** 2)
     order = np.argsort(-height, kind="stable")
     order = order[height[order] > 0.5]
+    way = (spots.drift * (number - spots.omega))[order]
+    row = spots.row[order] + way * np.cos(spots.eta[order])
+    col = spots.col[order] - way * np.sin(spots.eta[order])
     expected = background.copy()
     intensity = np.empty(len(order))
     _add_spots(
         expected,
-        spots.row[order],
-        spots.col[order],
+        row,
+        col,
         spots.eta[order],
         spots.sigma_r[order],
         spots.sigma_t[order],
@@ -167,7 +190,6 @@ def _frame(
     hit = rng.integers(0, len(dark), (2, HITS))
     counts[hit[0], hit[1]] += rng.uniform(200, 5000, HITS)
     image = np.rint(counts).clip(0, 65535).astype(np.uint16)
-    row, col = spots.row[order], spots.col[order]
     clear = mask[np.rint(row).astype(int), np.rint(col).astype(int)] == 0
     keep = (height[order] > MAY_FIND) & clear
     return image, Truth(row=row[keep], col=col[keep], height=height[order][keep], intensity=intensity[keep])
