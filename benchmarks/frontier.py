@@ -117,34 +117,23 @@ class Scene:
             -0.5 * ((self._omega[near] - omega) / self._width[near]) ** 2
             - 0.5 * ((self._dty[near] - dty) / (0.8 * ROW_STEP)) ** 2
         )
-        spots = (self._row[near], self._col[near], self._angle[near], *self._sigma[:, near], height)
+        spots = np.stack([self._row[near], self._col[near], self._angle[near], *self._sigma[:, near], height])
         row, col, intensity = (np.empty(1_000_000, kind) for kind in (np.int32, np.int32, np.float64))
-        n = _paint(self._image, *(each[height > 50.0] for each in spots), row, col, intensity)
+        n = _paint(self._image, spots[:, height > 50.0], row, col, intensity)
         row, col, intensity = row[:n].copy(), col[:n].copy(), np.rint(intensity[:n])
         return LitPixels(shape=(SIZE, SIZE), row=row, col=col, raw=intensity, intensity=intensity)
 
 
 @njit(nogil=True, cache=True)
-def _paint(
-    image: Array,
-    row: Array,
-    col: Array,
-    angle: Array,
-    sigma_a: Array,
-    sigma_b: Array,
-    height: Array,
-    lit_row: Array,
-    lit_col: Array,
-    intensity: Array,
-) -> int:
+def _paint(image: Array, spots: Array, lit_row: Array, lit_col: Array, intensity: Array) -> int:
     """List what spots light in an image of zeros, which it is again afterwards; return how many pixels."""
     reach = 12
-    for i in range(len(row)):
-        cos, sin = np.cos(angle[i]), np.sin(angle[i])
-        for r in range(max(0, int(row[i]) - reach), min(image.shape[0], int(row[i]) + reach + 1)):
-            for c in range(max(0, int(col[i]) - reach), min(image.shape[1], int(col[i]) + reach + 1)):
-                a, b = (r - row[i]) * cos + (c - col[i]) * sin, (c - col[i]) * cos - (r - row[i]) * sin
-                image[r, c] += height[i] * np.exp(-0.5 * ((a / sigma_a[i]) ** 2 + (b / sigma_b[i]) ** 2))
+    for row, col, angle, sigma_a, sigma_b, height in spots.T:
+        cos, sin = np.cos(angle), np.sin(angle)
+        for r in range(max(0, int(row) - reach), min(image.shape[0], int(row) + reach + 1)):
+            for c in range(max(0, int(col) - reach), min(image.shape[1], int(col) + reach + 1)):
+                a, b = (r - row) * cos + (c - col) * sin, (c - col) * cos - (r - row) * sin
+                image[r, c] += height * np.exp(-0.5 * ((a / sigma_a) ** 2 + (b / sigma_b) ** 2))
     n = 0
     for r in range(image.shape[0]):
         for c in range(image.shape[1]):
@@ -249,14 +238,16 @@ def beside_imaged11(python: str, scan: Scan, n_visible: int, max_distance: float
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peaks.npz"
         pixels = [found.pixels for _, found in frames]
-        np.savez(
-            path,
-            nnz=[len(each["row"]) for each in pixels],
-            n_peaks=[len(found.peaks["peak"]) for _, found in frames],
-            omega=scan.omega,
-            dty=scan.dty,
-            **{name: np.concatenate([each[name] for each in pixels]) for name in ("row", "col", "peak", "intensity")},
-        )
+        arrays: dict[str, Any] = {
+            "nnz": [len(each["row"]) for each in pixels],
+            "n_peaks": [len(found.peaks["peak"]) for _, found in frames],
+            "omega": scan.omega,
+            "dty": scan.dty,
+        }
+        arrays |= {
+            name: np.concatenate([each[name] for each in pixels]) for name in ("row", "col", "peak", "intensity")
+        }
+        np.savez(path, **arrays)
         command = [python, str(Path(__file__).parent / "peers" / "imaged11_links_peer.py"), str(path)]
         limits = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "NUMBA")}
         peer = subprocess.Popen(

@@ -6,6 +6,7 @@ For each line on standard input it links all of them once and answers with the s
 import json
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def _sums(given: dict[str, Array], order: Array) -> Array:
 def _link(rows: list[Row], offsets: Array, sums: Array, given: dict[str, Array], order: Array) -> int:
     starts = np.concatenate([[0], np.cumsum([len(row.nnz) for row in rows])])
     pairs = [properties.pairrow(row, number) for number, row in enumerate(rows)]
-    pairs += [properties.pairscans(b, a) for a, b in zip(rows[:-1], rows[1:], strict=True)]
+    pairs += [properties.pairscans(b, a) for a, b in pairwise(rows)]
     n = sum(count for some in pairs for count, _ in some.values())
     joined = np.empty((2, n), np.int64)
     end = 0
