@@ -48,11 +48,12 @@ def naive_distance(a, order, b, margin, *, port=False):
     return partner
 
 
-def naive_overlap(a, order, b, *, as_midas=False):
+def naive_overlap(a, order, b, *, as_midas=False, port=False):
     """{peak of a: peak of b}; as_midas: comparing the pixels that MIDAS's program in C compares.
 
     It keeps the lists of pixels in the order of its file, and takes them by the places of the open spots and of the
-    peaks by angle, from which faint ones are missing.
+    peaks by angle, from which faint ones are missing. port: of those with as many pixels, the first in order, as
+    MIDAS's Python port has it.
     """
     asked = by_angle(b)
     lists_a = [peak.pixels for peak in a] if as_midas else [a[i].pixels for i in order]
@@ -60,14 +61,14 @@ def naive_overlap(a, order, b, *, as_midas=False):
     painted = {pixel: place for place, pixels in enumerate(lists_a) for pixel in pixels}
     wanted = {}
     for number, pixels in enumerate(lists_b[: len(asked)]):
-        counts, best, most = {}, None, 0
+        counts, best, most = {}, -1, 0
         for pixel in pixels:
             if pixel in painted:
                 place = painted[pixel]
                 counts[place] = counts.get(place, 0) + 1
-                if counts[place] > most:
+                if counts[place] > most or (port and counts[place] == most and place < best):
                     best, most = place, counts[place]
-        if best is not None and best < len(order):
+        if 0 <= best < len(order):
             wanted.setdefault(best, []).append((-most, number))
     return {order[place]: asked[min(numbers)[1]] for place, numbers in wanted.items()}
 
