@@ -6,6 +6,7 @@ root, ``following`` from row to row (-1 at the end); ``last``, ``waiting`` and `
 
 from typing import Any
 
+import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
@@ -65,37 +66,180 @@ def resolve_rows(start: int, end: int, flags: int, parent: Array, waiting: Array
 
 
 @njit(nogil=True, cache=True)
-def take_tracks(roots: Array, parent: Array, following: Array, track: Array, rows: Array) -> int:
-    """Write the rows of each track and its place in roots, and mark them as taken (parent -1); return how many."""
+def _sort_rows(rows: Array, start: int, end: int, frame: Array, peak: Array) -> None:
+    """Sort rows[start:end] by frame and peak: Shell's sort with the gaps of Knuth, for most tracks are short."""
+    gap = 1
+    while gap < (end - start) // 3:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for i in range(start + gap, end):
+            row = rows[i]
+            j = i
+            while j >= start + gap:
+                other = rows[j - gap]
+                if frame[other] < frame[row] or (frame[other] == frame[row] and peak[other] < peak[row]):
+                    break
+                rows[j] = other
+                j -= gap
+            rows[j] = row
+        gap //= 3
+
+
+@njit(nogil=True, cache=True)
+def take_tracks(
+    roots: Array, parent: Array, following: Array, frame: Array, peak: Array, rows: Array, starts: Array
+) -> None:
+    """Write the rows of each track in the order of their peaks, and mark them as taken (parent -1).
+
+    Parameters
+    ----------
+    rows
+        Those of track k are written from starts[k] to starts[k + 1].
+    starts
+        Shape (tracks + 1,).
+    """
     n = 0
     for k in range(len(roots)):
+        starts[k] = n
         row = roots[k]
         while row >= 0:
-            track[n] = k
             rows[n] = row
             parent[row] = -1
             n += 1
             row = following[row]
-    return n
+        _sort_rows(rows, starts[k], n, frame, peak)
+    starts[len(roots)] = n
 
 
 @njit(nogil=True, cache=True)
-def ordered_sums(track: Array, weight: Array, values: Array, sums: Array) -> None:
-    """Add weight * values[k] and weight (last row) of each member to its track, in the order of the members.
+def summaries(
+    order: Array,
+    starts: Array,
+    rows: Array,
+    whole: Array,
+    numbers: Array,
+    base: int,
+    counts: Array,
+    sums: Array,
+    members: Array,
+) -> None:
+    """Write what a track is, and its peaks, for tracks in the order given.
+
+    Sums run over the peaks in their order, mean first and moments about it after: one pass in place of forty calls of
+    numpy, which took 0.5 ms a frame of 500 peaks; this takes 0.03.
 
     Parameters
     ----------
-    track
-        Track of each member, from 0, shape (members,).
-    weight
-        Shape (members,).
-    values
-        Shape (k, members).
+    order
+        Tracks, as numbered in starts.
+    starts, rows
+        The rows of track k, in order, are those from starts[k] to starts[k + 1].
+    whole
+        Frame, peak, wraps and flags of each row, int64, shape (4, rows).
+    numbers
+        Shape (12 + motors, rows): omega_start, omega_end, sum_intensity, max_intensity, row, col, var_row, var_col,
+        cov_row_col, n_pixels, n_saturated, on_edge, then the motors.
+    base
+        A track's name is base * frame + peak of its first.
+    counts
+        Name, peaks, frames, first and last frame, pixels, saturated pixels (-1 if unknown), on_edge, wraps and flags of
+        each track; int64, shape (10, tracks).
     sums
-        Shape (k + 1, tracks), added to.
+        omega, omega_min, omega_max, row, col, sum_intensity, max_intensity, var_row, var_col, cov_row_col, var_omega,
+        cov_row_omega, cov_col_omega, omega_sigma, then mean and variance of each motor; float64, shape
+        (14 + 2 * motors, tracks).
+    members
+        Track, frame and peak; shape (3, rows of all tracks).
     """
-    for k in range(values.shape[0]):
-        for i in range(len(track)):
-            sums[k, track[i]] += weight[i] * values[k, i]
-    for i in range(len(track)):
-        sums[values.shape[0], track[i]] += weight[i]
+    frame, peak, wraps, flags = whole[0], whole[1], whole[2], whole[3]
+    start_, end_, weight, top, row_, col_ = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+    n_motors = numbers.shape[0] - 12
+    n = 0
+    for t in range(len(order)):
+        first, end = starts[order[t]], starts[order[t] + 1]
+        one = rows[first]
+        name = base * frame[one] + peak[one]
+        total = omega = row = col = 0.0
+        highest = top[one]
+        low = high = start_[one]
+        n_frames = n_pixels = n_saturated = 0
+        unknown = edge = wrapped = flagged = 0
+        before = -1
+        for k in range(first, end):
+            i = rows[k]
+            members[0, n] = name
+            members[1, n] = frame[i]
+            members[2, n] = peak[i]
+            n += 1
+            w = weight[i]
+            omega += w * (0.5 * (start_[i] + end_[i]))
+            row += w * row_[i]
+            col += w * col_[i]
+            total += w
+            highest = max(highest, top[i])
+            for bound in (start_[i], end_[i]):
+                # A rotation that never came makes the extremes unknown.
+                if np.isnan(bound) or bound < low:
+                    low = bound
+                if np.isnan(bound) or bound > high:
+                    high = bound
+            n_frames += frame[i] != before
+            before = frame[i]
+            n_pixels += np.int64(numbers[9, i])
+            unknown |= numbers[10, i] < 0
+            n_saturated += np.int64(numbers[10, i])
+            edge |= numbers[11, i] > 0
+            wrapped |= wraps[i]
+            flagged |= flags[i]
+        omega, row, col = omega / total, row / total, col / total
+        var_row = var_col = cov_row_col = var_omega = cov_row_omega = cov_col_omega = width = 0.0
+        for k in range(first, end):
+            i = rows[k]
+            w = weight[i]
+            d_row, d_col, d_omega = row_[i] - row, col_[i] - col, 0.5 * (start_[i] + end_[i]) - omega
+            var_row += w * (numbers[6, i] + d_row * d_row)
+            var_col += w * (numbers[7, i] + d_col * d_col)
+            cov_row_col += w * (numbers[8, i] + d_row * d_col)
+            var_omega += w * (d_omega * d_omega)
+            cov_row_omega += w * (d_row * d_omega)
+            cov_col_omega += w * (d_col * d_omega)
+            span = end_[i] - start_[i]
+            width += w * (span * span)
+        counts[0, t] = name
+        counts[1, t] = end - first
+        counts[2, t] = n_frames
+        counts[3, t] = frame[one]
+        counts[4, t] = before
+        counts[5, t] = n_pixels
+        # One unknown full scale makes all unknown: -1 of every peak, not a sum of them.
+        counts[6, t] = -1 if unknown else n_saturated
+        counts[7, t] = edge
+        counts[8, t] = wrapped
+        counts[9, t] = flagged
+        sums[0, t] = omega
+        sums[1, t] = low
+        sums[2, t] = high
+        sums[3, t] = row
+        sums[4, t] = col
+        sums[5, t] = total
+        sums[6, t] = highest
+        sums[7, t] = var_row / total
+        sums[8, t] = var_col / total
+        sums[9, t] = cov_row_col / total
+        sums[10, t] = var_omega / total
+        sums[11, t] = cov_row_omega / total
+        sums[12, t] = cov_col_omega / total
+        # Sheppard's correction: a frame gathers what lies within its width s, which adds s^2 / 12 to the variance.
+        narrow = var_omega / total - width / total / 12
+        sums[13, t] = np.sqrt(narrow) if narrow > 0 else narrow - narrow
+        for motor in range(n_motors):
+            at = numbers[12 + motor]
+            mean = variance = 0.0
+            for k in range(first, end):
+                mean += weight[rows[k]] * at[rows[k]]
+            mean /= total
+            for k in range(first, end):
+                away = at[rows[k]] - mean
+                variance += weight[rows[k]] * (away * away)
+            sums[14 + 2 * motor, t] = mean
+            sums[15 + 2 * motor, t] = variance / total

@@ -11,6 +11,7 @@ from .peaks import PeaksOfFrame
 from .tables import MEMBERS, OPEN_TRACKS, TABLES, TRACK_BASE, Batches, Columns, Table, motors_of_tracks
 from .trajectory import Trajectory
 
+# The kernels take numbers by their place.
 _OF_PEAKS = (
     "sum_intensity",
     "max_intensity",
@@ -23,8 +24,37 @@ _OF_PEAKS = (
     "n_saturated",
     "on_edge",
 )
+_N_NUMBERS = 2 + len(_OF_PEAKS)
 _LISTS = ("parent", "following", "last")
-_WHOLE = (*_LISTS, "frame", "peak", "level", "waiting", "wraps", "flags")
+_WHOLE = (*_LISTS, "level", "waiting", "frame", "peak", "wraps", "flags")
+_COUNTS = (
+    "track",
+    "n_peaks",
+    "n_frames",
+    "first_frame",
+    "last_frame",
+    "n_pixels",
+    "n_saturated",
+    "on_edge",
+    "wraps",
+    "flags",
+)
+_SUMS = (
+    "omega",
+    "omega_min",
+    "omega_max",
+    "row",
+    "col",
+    "sum_intensity",
+    "max_intensity",
+    "var_row",
+    "var_col",
+    "cov_row_col",
+    "var_omega",
+    "cov_row_omega",
+    "cov_col_omega",
+    "omega_sigma",
+)
 _FIRST_CAPACITY = 1024
 
 
@@ -57,7 +87,7 @@ class _Rows:
             self._numbers = np.pad(self._numbers, ((0, 0), (0, more)))
         new = self._whole[:, start:end]
         own = np.arange(start, end)
-        for place, values in enumerate((own, -1, own, frame, peaks, level, 1, 0, 0)):
+        for place, values in enumerate((own, -1, own, level, 1, frame, peaks, 0, 0)):
             new[place] = values
         for place, name in enumerate(self.names):
             self._numbers[place, start:end] = numbers[name]
@@ -82,37 +112,49 @@ class _Rows:
         n = track_kernels.resolve_rows(start, end, int(ending), *kept, roots)
         return roots[:n]
 
-    def take(self, roots: np.ndarray) -> tuple[np.ndarray, Columns]:
-        """Take tracks out: return the number of the track, and the numbers, of each of their peaks.
+    def take(self, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take tracks out: return their rows in order, and where those of each track start; they stay until `sweep`."""
+        rows, starts = np.empty(self.n, np.int64), np.empty(len(roots) + 1, np.int64)
+        kept = (self["parent"], self["following"], self["frame"], self["peak"])
+        track_kernels.take_tracks(roots, *kept, rows, starts)
+        self._n_taken += int(starts[-1])
+        return rows, starts
 
-        Tracks are numbered from 0 in the order of their first peak; their peaks follow each other in order.
-        """
-        track, row = np.empty(self.n, np.int64), np.empty(self.n, np.int64)
-        n = track_kernels.take_tracks(roots, self["parent"], self["following"], track, row)
-        self._n_taken += n
-        track, row = track[:n], row[:n]
-        order = np.lexsort((self["peak"][row], self["frame"][row], track))
-        track, row = track[order], row[order]
-        # The root is the row that came first; a track is named for the peak that is first in number.
-        starts = np.flatnonzero(np.diff(track, prepend=-1))
-        first = row[starts]
-        by_name = np.lexsort((self["peak"][first], self["frame"][first]))
-        if (by_name != np.arange(len(by_name))).any():
-            rank = np.empty(len(by_name), np.int64)
-            rank[by_name] = np.arange(len(by_name))
-            order = np.argsort(rank[track], kind="stable")
-            track, row = rank[track][order], row[order]
-        return track, self._picked(row)
-
-    def open(self) -> tuple[np.ndarray, Columns]:
-        """Return the number of the track, and the numbers, of each peak of an open track."""
-        row = np.flatnonzero(self["parent"][: self.n] >= 0)
+    def open(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of all open tracks in order, and where those of each track start."""
+        rows = np.flatnonzero(self["parent"][: self.n] >= 0)
         parent = self["parent"]
-        root = parent[row]
+        root = parent[rows]
         while (parent[root] != root).any():
             root = parent[root]
-        order = np.lexsort((self["peak"][row], self["frame"][row], root))
-        return np.cumsum(np.diff(root[order], prepend=-1) != 0) - 1, self._picked(row[order])
+        order = np.lexsort((self["peak"][rows], self["frame"][rows], root))
+        starts = np.flatnonzero(np.diff(root[order], prepend=-1, append=-1))
+        return rows[order], starts
+
+    def unwrap(self, rows: np.ndarray, starts: np.ndarray, sense: float) -> None:
+        """Turn back what lies after the widest gap of a wrapping track; one all the way round has no gap."""
+        wraps = self["wraps"][rows[: starts[-1]]]
+        if not wraps.any():
+            return
+        for k in np.flatnonzero(np.bitwise_or.reduceat(wraps, starts[:-1])).tolist():
+            own = rows[starts[k] : starts[k + 1]]
+            level = self["level"][own]
+            taken = np.unique(level)
+            gaps = np.diff(taken)
+            if len(gaps) and gaps.max() > 1:
+                late = own[level > taken[int(gaps.argmax())]]
+                self._numbers[:2, late] -= 360.0 * sense
+
+    def summaries(self, rows: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return counts, sums and members of tracks, in the order of their names (`track_kernels.summaries`)."""
+        first = rows[starts[:-1]]
+        n, n_motors = len(first), len(self.names) - _N_NUMBERS
+        order = np.argsort(TRACK_BASE * self["frame"][first] + self["peak"][first], kind="stable")
+        counts, sums = np.empty((10, n), np.int64), np.empty((14 + 2 * n_motors, n))
+        members = np.empty((3, int(starts[-1])), np.int64)
+        whole = self._whole[_WHOLE.index("frame") :]
+        track_kernels.summaries(order, starts, rows, whole, self._numbers, TRACK_BASE, counts, sums, members)
+        return counts, sums, members
 
     def sweep(self) -> None:
         """Forget the rows that were taken, once they are more than the others."""
@@ -133,10 +175,6 @@ class _Rows:
             self._starts[frame] = (now, now + end - start)
         self.n, self._n_taken = len(keep), 0
 
-    def _picked(self, row: np.ndarray) -> Columns:
-        whole, numbers = self._whole[:, row], self._numbers[:, row]
-        return dict(zip(_WHOLE, whole, strict=True)) | dict(zip(self.names, numbers, strict=True))
-
 
 class Tracker:
     """Follows linked peaks through the scan.
@@ -156,7 +194,8 @@ class Tracker:
         self._trajectory = trajectory
         self._table = table or TABLES["tracks"]
         self._motors = tuple(name for name, _ in motors_of_tracks(self._table))
-        self._rows = _Rows(("omega_start", "omega_end", *self._motors, *_OF_PEAKS))
+        self._of_motors = tuple(each for name in self._motors for each in (name, f"var_{name}"))
+        self._rows = _Rows(("omega_start", "omega_end", *_OF_PEAKS, *self._motors))
         self._n_open = 0
 
     @property
@@ -185,14 +224,11 @@ class Tracker:
         roots = np.concatenate(ended) if ended else np.empty(0, np.int64)
         if not len(roots):
             return {}
-        track, numbers = self._rows.take(roots)
+        rows, starts = self._rows.take(roots)
+        self._rows.unwrap(rows, starts, self._trajectory.sense)
+        columns, members = self._columns(rows, starts)
         self._rows.sweep()
         self._n_open -= len(roots)
-        starts = np.flatnonzero(np.diff(track, prepend=-1))
-        numbers["wraps"] = np.maximum.reduceat(numbers["wraps"], starts)
-        self._unwrap(numbers, starts)
-        name, columns = self._summary(track, starts, numbers)
-        members = {"track": name[track], "frame": numbers["frame"], "peak": numbers["peak"]}
         return {"tracks": self._table.batch(columns), "members": MEMBERS.batch(members)}
 
     def open_tracks(self) -> Columns:
@@ -200,94 +236,20 @@ class Tracker:
 
         A track may still join another; it then goes on under the lower of both names.
         """
-        track, numbers = self._rows.open()
-        if not len(track):
+        rows, starts = self._rows.open()
+        if not len(rows):
             return OPEN_TRACKS.empty()
-        starts = np.flatnonzero(np.diff(track, prepend=-1))
-        numbers["wraps"] = np.maximum.reduceat(numbers["wraps"], starts)
-        _, columns = self._summary(track, starts, numbers)
+        columns, _ = self._columns(rows, starts)
         return OPEN_TRACKS.batch({name: columns[name] for name in OPEN_TRACKS.names})
 
-    def _unwrap(self, numbers: Columns, starts: np.ndarray) -> None:
-        """Turn back what lies after the widest gap of a wrapping track; one all the way round has no gap."""
-        ends = np.append(starts[1:], len(numbers["frame"]))
-        wraps = numbers["wraps"] > 0
-        for start, end in zip(starts[wraps].tolist(), ends[wraps].tolist(), strict=True):
-            level = numbers["level"][start:end]
-            taken = np.unique(level)
-            gaps = np.diff(taken)
-            if len(gaps) and gaps.max() > 1:
-                late = start + np.flatnonzero(level > taken[int(gaps.argmax())])
-                numbers["omega_start"][late] -= 360.0 * self._trajectory.sense
-                numbers["omega_end"][late] -= 360.0 * self._trajectory.sense
-
-    def _summary(self, track: np.ndarray, starts: np.ndarray, numbers: Columns) -> tuple[np.ndarray, Columns]:
-        """Return the names and columns of tracks whose peaks follow each other, those of track k from starts[k]."""
-        frame, weight = numbers["frame"], numbers["sum_intensity"]
-        first, last = numbers["omega_start"], numbers["omega_end"]
-        omega = 0.5 * (first + last)
-        means = _means(track, len(starts), weight, [numbers["row"], numbers["col"], omega])
-        row, col, turn, total = means
-        d_row, d_col, d_turn = numbers["row"] - row[track], numbers["col"] - col[track], omega - turn[track]
-        moments = _means(
-            track,
-            len(starts),
-            weight,
-            [
-                numbers["var_row"] + d_row * d_row,
-                numbers["var_col"] + d_col * d_col,
-                numbers["cov_row_col"] + d_row * d_col,
-                d_turn * d_turn,
-                d_row * d_turn,
-                d_col * d_turn,
-                (last - first) ** 2,
-            ],
-        )
-        omega_min = np.minimum.reduceat(np.minimum(first, last), starts)
-        omega_max = np.maximum.reduceat(np.maximum(first, last), starts)
-        new_frame = np.diff(frame, prepend=-1) != 0
-        new_frame[starts] = True
-        saturated = np.add.reduceat(numbers["n_saturated"], starts)
-        flags = np.bitwise_or.reduceat(numbers["flags"], starts)
-        name = frame[starts] * TRACK_BASE + numbers["peak"][starts]
-        columns = {
-            "track": name,
-            "n_peaks": np.diff(starts, append=len(track)),
-            "n_frames": np.add.reduceat(new_frame.astype(np.int64), starts),
-            "first_frame": np.minimum.reduceat(frame, starts),
-            "last_frame": np.maximum.reduceat(frame, starts),
-            "omega": turn,
-            "omega_min": omega_min,
-            "omega_max": omega_max,
-            "omega_width": omega_max - omega_min,
-            "row": row,
-            "col": col,
-            "sum_intensity": total,
-            "max_intensity": np.maximum.reduceat(numbers["max_intensity"], starts),
-            "n_pixels": np.add.reduceat(numbers["n_pixels"], starts),
-            # One unknown full scale makes all unknown: -1 of every member, not a sum of them.
-            "n_saturated": np.where(numbers["n_saturated"][starts] < 0, -1, saturated),
-            "on_edge": np.maximum.reduceat(numbers["on_edge"], starts) > 0,
-            "wraps": numbers["wraps"] > 0,
-            **dict(zip(_MOMENTS, moments, strict=False)),
-            # Sheppard's correction: a frame gathers what lies within its width s, which adds s^2 / 12 to the variance.
-            "omega_sigma": np.sqrt(np.maximum(moments[3] - moments[6] / 12, 0.0)),
-            "at_scan_end": (flags & Ending.SCAN_END) > 0,
-            "beside_missing": (flags & Ending.MISSING) > 0,
-        }
-        for motor in self._motors:
-            mean = _means(track, len(starts), weight, [numbers[motor]])[0]
-            columns[motor] = mean
-            columns[f"var_{motor}"] = _means(track, len(starts), weight, [(numbers[motor] - mean[track]) ** 2])[0]
-        return name, columns
-
-
-_MOMENTS = ("var_row", "var_col", "cov_row_col", "var_omega", "cov_row_omega", "cov_col_omega")
-
-
-def _means(track: np.ndarray, n_tracks: int, weight: np.ndarray, values: list[np.ndarray]) -> np.ndarray:
-    """Return the weighted means over each track, and in the last row the sum of the weights."""
-    sums = np.zeros((len(values) + 1, n_tracks))
-    track_kernels.ordered_sums(track, weight, np.stack(values), sums)
-    sums[:-1] /= sums[-1]
-    return sums
+    def _columns(self, rows: np.ndarray, starts: np.ndarray) -> tuple[Columns, Columns]:
+        """Return the columns of the tables ``tracks`` and ``members``."""
+        counts, sums, members = self._rows.summaries(rows, starts)
+        columns = dict(zip((*_SUMS, *self._of_motors), sums, strict=True)) | dict(zip(_COUNTS, counts, strict=True))
+        flags = columns.pop("flags")
+        columns["omega_width"] = columns["omega_max"] - columns["omega_min"]
+        columns["on_edge"] = columns["on_edge"] > 0
+        columns["wraps"] = columns["wraps"] > 0
+        columns["at_scan_end"] = (flags & Ending.SCAN_END) > 0
+        columns["beside_missing"] = (flags & Ending.MISSING) > 0
+        return columns, dict(zip(MEMBERS.names, members, strict=True))

@@ -59,19 +59,6 @@ def test_near_pairs_are_those_within_reach(a, b, reach, room):
         assert list(zip(*pairs[:, :n].tolist(), strict=True)) == wanted
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.floats(1, 1e6), st.floats(-1e6, 1e6))))
-def test_ordered_sums_are_in_the_order_of_the_rows(rows):
-    track = np.array([row[0] for row in rows], np.int64)
-    weight = np.array([row[1] for row in rows])
-    sums = np.zeros((2, 4))
-    track_kernels.ordered_sums(track, weight, np.array([[row[2] for row in rows]]), sums)
-    wanted = [[0.0] * 4 for _ in range(2)]
-    for k, w, value in rows:
-        wanted[0][k] += w * value
-        wanted[1][k] += w
-    assert sums.tolist() == wanted
-
-
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans()), max_size=15),
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6),
@@ -103,8 +90,20 @@ def test_tracks_of_rows_are_connected_components(links, stretches):
     assert set(np.flatnonzero(flag).tolist()) == resolved
     for each in distinct:
         assert wraps[min(each)] == any(wrapping and x in each for x, _, wrapping in links)
-    track, rows = np.empty(n, np.int64), np.empty(n, np.int64)
-    taken = track_kernels.take_tracks(np.array(ended, np.int64), parent, following, track, rows)
-    got = [set(rows[:taken][track[:taken] == k].tolist()) for k in range(len(ended))]
-    assert got == [component[root] for root in ended]
-    assert {k for k in range(n) if parent[k] == -1} == set().union(*got)
+    frame, peak = np.arange(n)[::-1] // 2, np.arange(n)[::-1] % 2
+    rows, starts = np.empty(n, np.int64), np.empty(len(ended) + 1, np.int64)
+    track_kernels.take_tracks(np.array(ended, np.int64), parent, following, frame, peak, rows, starts)
+    got = [rows[starts[k] : starts[k + 1]].tolist() for k in range(len(ended))]
+    assert got == [sorted(component[root], reverse=True) for root in ended]
+    assert {k for k in range(n) if parent[k] == -1} == {row for each in got for row in each}
+
+
+@given(st.permutations(range(60)), st.integers(0, 60))
+def test_long_tracks_are_put_in_order(numbers, n):
+    frame, peak = np.array(numbers) // 7, np.array(numbers) % 7
+    parent, following = np.zeros(60, np.int64), np.append(np.arange(1, 60), -1)
+    following[n - 1] = -1
+    rows, starts = np.empty(60, np.int64), np.empty(2, np.int64)
+    roots = np.zeros(min(n, 1), np.int64)
+    track_kernels.take_tracks(roots, parent, following, frame, peak, rows, starts)
+    assert np.array(numbers)[rows[: starts[len(roots)]]].tolist() == sorted(numbers[:n])
