@@ -116,6 +116,11 @@ class FrameAssembler:
         lane = self._lanes.get((stream, self._settings.detectors[detector].image))
         return lane is not None and 0 < self._events[stream].n_came * lane.described.per_event <= n_darks
 
+    def gone_past(self, detector: int) -> int:
+        """Return the number before which each frame of a detector has been returned, or will never come."""
+        lane = self._lanes.get((self._settings.stream, self._settings.detectors[detector].image))
+        return 0 if lane is None else self._frame_number(lane, lane.next_seq)
+
     # Documents
 
     def _descriptor(self, doc: Mapping[str, Any]) -> None:

@@ -1,11 +1,13 @@
 """The reduction of one detector of a run."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..streaming import (
+    Batches,
     Corrections,
     FrameError,
     Recipe,
@@ -19,6 +21,7 @@ from .images import load_image, load_stack
 from .pending import Held, Pending
 from .readers import Image
 from .settings import DetectorSettings, Settings
+from .trajectory import Followed
 
 
 class DetectorReduction:
@@ -32,6 +35,8 @@ class DetectorReduction:
         Number of the detector.
     make
         Makes the reducer.
+    motors
+        Roles that the scan moves.
 
     Raises
     ------
@@ -40,14 +45,26 @@ class DetectorReduction:
         peak finder that is not there, or does not suit it.
     """
 
-    def __init__(self, settings: Settings, number: int, make: Callable[..., Reducer] = Reducer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        number: int,
+        make: Callable[..., Reducer] = Reducer,
+        *,
+        motors: Sequence[str] = (),
+    ) -> None:
         self._settings = settings
         self._detector = settings.detectors[number]
         self._make = make
         self._recipe = _with_sentinels(settings.recipe, self._detector)
         self._corrections = _corrections(settings.recipe, self._detector)
         self._median = settings.recipe.background in ("median", "running-median")
-        self._tables = tables_with_roles(dict.fromkeys(settings.further_roles, ""), fit=settings.recipe.fit != "none")
+        self._tables = tables_with_roles(
+            dict.fromkeys(settings.further_roles, ""),
+            fit=settings.recipe.fit != "none",
+            candidates=settings.recipe.keep_candidates,
+            motors=motors,
+        )
         # What does not suit is to be known before the scan.
         finder_for(self._recipe, flat=self._corrections.flat is not None)
         self._dark_sum: np.ndarray | None = None
@@ -56,7 +73,12 @@ class DetectorReduction:
         "Dark frames that came, usable or not."
         self.held: list[tuple[Pending, float]] = []
         "Frames that wait for the darks, with the clock when they came."
+        self.followed: Followed | None = None
+        "What its frames follow; None before the first has come."
         self._reducer: Reducer | None = None
+        self._next = 0
+        self._taken: deque[int] = deque()
+        self._refused: list[int] = []
 
     @property
     def waits(self) -> bool:
@@ -122,8 +144,49 @@ class DetectorReduction:
         if self._reducer is None:
             if self._recipe.background == "dark" and self._corrections.dark is None and self._dark_sum is not None:
                 self._corrections = replace(self._corrections, dark=self._dark_sum / self._n_summed)
-            self._reducer = self._make(self._recipe, corrections=self._corrections, tables=self._tables)
+            trajectory = None if self.followed is None else self.followed.trajectory
+            self._reducer = self._make(
+                self._recipe, corrections=self._corrections, tables=self._tables, trajectory=trajectory
+            )
         return self._reducer
+
+    # Missing frames
+
+    def take(self, frame: int) -> None:
+        """Note that a frame has come; to be called in the order of their numbers."""
+        self._taken.append(frame)
+
+    def refuse(self, frame: int) -> None:
+        """Note that a frame which has come cannot be reduced."""
+        self._refused.append(frame)
+
+    def advance(self, end: int) -> Iterator[Batches]:
+        """Tell the reducer which frames before number `end` will never come, and give the new rows.
+
+        Before there is a reducer, and as long as frames wait for it, nothing happens.
+        """
+        if self._reducer is None or self.held:
+            return
+        refused, self._refused = self._refused, []
+        for frame in (*refused, *self._gone(end)):
+            yield self._reducer.missing(frame)
+
+    def _gone(self, end: int) -> Iterator[int]:
+        """Give the frames before `end` that did not come, but for the middle of long gaps, over which no link leads."""
+        planned = None if self.followed is None else self.followed.path
+        end = end if planned is None else min(end, planned.first + len(planned))
+        gaps = [max(self._recipe.max_gap, each.get("max_gap", 0)) for each in ({}, *self._recipe.along.values())]
+        reach = 1 + max(gaps)
+        while self._next < end:
+            stop = min(self._taken[0], end) if self._taken else end
+            if stop - self._next > 2 * reach and planned is None:
+                yield from range(self._next, self._next + reach)
+                self._next = stop - reach
+            yield from range(self._next, stop)
+            self._next = stop
+            if self._taken and self._taken[0] == stop:
+                self._taken.popleft()
+                self._next += 1
 
 
 def _with_sentinels(recipe: Recipe, detector: DetectorSettings) -> Recipe:

@@ -1,5 +1,6 @@
 """The reduced archive: the tables of the reductions of one run, one dataset a column, growing while the run does."""
 
+import json
 import shutil
 import threading
 from collections.abc import Mapping
@@ -45,6 +46,8 @@ class ReducedArchive:
         Names of the detectors, one reduction each.
     roles
         Further scalar roles, name to unit.
+    motors
+        Roles that the scan moves, of which ``tracks`` has a mean each.
     settings
         The settings as JSON, kept with each reduction so that it can be done again.
 
@@ -62,10 +65,13 @@ class ReducedArchive:
         detectors: tuple[str, ...],
         roles: Mapping[str, str],
         *,
+        motors: tuple[str, ...] = (),
         settings: str = "{}",
     ) -> None:
         self.path = path
-        self.tables = tables_with_roles(roles, fit=recipe.fit != "none")
+        self.tables = tables_with_roles(
+            roles, fit=recipe.fit != "none", candidates=recipe.keep_candidates, motors=motors
+        )
         self._lock = threading.RLock()
         self._waiting: dict[tuple[int, str], list[Columns]] = {}
         self._unflushed = False
@@ -87,6 +93,7 @@ class ReducedArchive:
                 for attempt, detector in zip(self.attempts, detectors, strict=True):
                     group = make_attempt(file, attempt, run_uid, recipe, detector, self.tables)
                     group.attrs["settings"] = settings
+                    group.attrs["motors"] = json.dumps(motors)
             self._file = file = open_to_write(path, "r+")
             file.swmr_mode = True
         except ArchiveError:
@@ -141,8 +148,22 @@ class ReducedArchive:
         with self._lock:
             return read_rows(self._table(self._readable(), attempt, table), self.tables[table], first, end)
 
-    def finish(self, status: str, attributes: Mapping[str, Any]) -> dict[int, str]:
+    def finish(
+        self,
+        status: str,
+        attributes: Mapping[str, Any],
+        of_each: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> dict[int, str]:
         """Write what waits, the digests and the attributes, close the file, and return attempt to digest.
+
+        Parameters
+        ----------
+        status
+            How the run ended.
+        attributes
+            What is written about every reduction.
+        of_each
+            What is written about one, by its attempt.
 
         Raises
         ------
@@ -154,7 +175,10 @@ class ReducedArchive:
                 self.flush()
                 digests = {attempt: digest(self.tables, self._reader_of(attempt)) for attempt in self.attempts}
                 self.close()
-                said = {each: {"digest": digests[each], "status": status, **attributes} for each in self.attempts}
+                said = {
+                    each: {"digest": digests[each], "status": status, **attributes, **(of_each or {}).get(each, {})}
+                    for each in self.attempts
+                }
                 _pack(self.path, said)
                 self._before.unlink(missing_ok=True)
             except ArchiveError:

@@ -48,14 +48,20 @@ class ReducedArchiveReader:
         self._file.close()
 
     def attributes(self, attempt: int) -> dict[str, Any]:
-        """Return what is written about a reduction; `recipe`, `versions` and `warnings` as plain types."""
+        """Return what is written about a reduction; `recipe`, `trajectory` and such as plain types."""
         return read_attributes(self._group(attempt))
 
     def tables(self, attempt: int) -> dict[str, Table]:
         """Return the schema of a reduction."""
         attributes = self.attributes(attempt)
-        # Archives of before there were fits do not speak of them.
-        return tables_with_roles(attributes["roles"], fit=attributes["recipe"].get("fit", "none") != "none")
+        recipe = attributes["recipe"]
+        # Older archives do not speak of fits, of candidates and of motors.
+        return tables_with_roles(
+            attributes["roles"],
+            fit=recipe.get("fit", "none") != "none",
+            candidates=recipe.get("keep_candidates", False),
+            motors=attributes.get("motors", ()),
+        )
 
     def read(self, attempt: int, table: str) -> Columns:
         """Return a whole table."""

@@ -25,6 +25,7 @@ from .raw_layout import RunSummary
 from .readers import FileLags, HDF5Reader, Image, Reader, read_waiting
 from .reduced_archive import ReducedArchive
 from .settings import Settings
+from .trajectory import RunTrajectory
 
 _GIVE_UP_BATCHES = 4096
 _COLUMNS = ("frame", "point", "omega_start", "omega_end", "time")
@@ -92,8 +93,9 @@ class RunReduction:
         self._stop: Mapping[str, Any] = {}
         self._started = False
         self._assembler = FrameAssembler(settings, start, self.problems)
-        numbers = range(len(settings.detectors))
-        self._detectors = [DetectorReduction(settings, number, self._parts.reducer) for number in numbers]
+        self._trajectory = RunTrajectory(settings, start, self.problems)
+        numbers, motors = range(len(settings.detectors)), self._trajectory.motors
+        self._detectors = [DetectorReduction(settings, n, self._parts.reducer, motors=motors) for n in numbers]
         self._columns = {name: array("d") for name in (*_COLUMNS, *self._scalar_roles())}
         self._lagging: set[Reader] = set()
         self._frame_files: dict[str, tuple[str, str]] = {}
@@ -125,6 +127,10 @@ class RunReduction:
             if self._started:
                 self.problems.add("document", "a second start document came; the first counts")
             self._started = True
+        elif name == "descriptor":
+            # A malformed one is named by the assembler.
+            with suppress(AttributeError, TypeError, ValueError):
+                self._trajectory.descriptor(doc)
         self._take(self._assembled(f"a {name} document", lambda: self._assembler.push(name, doc, archived)), came)
         self.flush_if_due()
 
@@ -190,7 +196,10 @@ class RunReduction:
             if frame.is_dark:
                 detector.n_darks += 1
                 self._guarded(frame, lambda f=frame, d=detector: d.add_dark(self._image(f)))
-            elif detector.waits:
+                continue
+            frame = self._followed(frame)
+            detector.take(frame.frame)
+            if detector.waits:
                 detector.hold(frame, came)
                 if detector.takes_median and detector.enough_held:
                     self._settle_median(detector)
@@ -199,6 +208,25 @@ class RunReduction:
         for number, detector in enumerate(self._detectors):
             if detector.held and detector.has_darks and self._assembler.darks_complete(number, detector.n_darks):
                 self._reduce_held(detector)
+            self._declare_missing(number, detector)
+
+    def _followed(self, pending: Pending) -> Pending:
+        """Return a frame with omega, and settle with the first what the frames of its detector follow."""
+        detector, sources = self._detectors[pending.detector], self._assembler.roles.sources
+        if detector.followed is None:
+            detector.followed = self._trajectory.follow(pending.described.per_event, tuple(sources))
+            planned = self._trajectory.source_of_omega(detector.followed, sources)
+            if planned is not None:
+                sources["omega"] = planned
+        return replace(pending, omega=self._trajectory.omega(pending, detector.followed, sources))
+
+    def _declare_missing(self, number: int, detector: DetectorReduction) -> None:
+        try:
+            for batches in detector.advance(self._assembler.gone_past(number)):
+                self._write(number, batches)
+        except Exception as error:
+            self.problems.add("reducer", f"tracks beside missing frames cannot be closed: {_why(error)}")
+        self.progress.n_open = sum(each.n_open for each in self._detectors)
 
     def _reduce_held(self, detector: DetectorReduction) -> None:
         held, detector.held = detector.held, []
@@ -216,7 +244,7 @@ class RunReduction:
         for (pending, came), frame in zip(held, frames, strict=True):
             if frame is None:
                 self._remember(pending)
-                self.progress.n_rejected += 1
+                self._refuse(pending)
             else:
                 self._reduce(pending, came, frame)
 
@@ -232,7 +260,7 @@ class RunReduction:
         reducer = self._guarded(pending, self._detectors[pending.detector].reducer)
         frame = frame or self._guarded(pending, lambda: self._frame(pending))
         if reducer is None or frame is None:
-            self.progress.n_rejected += 1
+            self._refuse(pending)
         elif self._threads > 1 and reducer.parallel:
             self._pool = self._pool or ThreadPoolExecutor(self._threads, "hedmlive-peaks")
             found = self._pool.submit(reducer.find, frame)
@@ -257,12 +285,17 @@ class RunReduction:
         detector = self._detectors[one.pending.detector]
         batches = self._guarded(one.pending, lambda: detector.reducer().link(one.frame, one.found()))
         if batches is None:
-            self.progress.n_rejected += 1
+            self._refuse(one.pending)
             return
         self._write(one.pending.detector, batches)
         self.progress.n_frames += 1
         self.progress.n_open = sum(each.n_open for each in self._detectors)
         self.progress.frame_lag.add(self._clock() - one.came)
+
+    def _refuse(self, pending: Pending) -> None:
+        """Count a frame that is left out: to its neighbours it is missing."""
+        self.progress.n_rejected += 1
+        self._detectors[pending.detector].refuse(pending.frame)
 
     def _guarded(self, pending: Pending, do: Callable[[], Any]) -> Any:
         """Do something with one frame; whatever it raises costs that frame alone."""
@@ -336,7 +369,8 @@ class RunReduction:
         settings = self.settings.to_json()
         try:
             make = self._parts.reduced_archive
-            return make(path, self.uid, self.settings.recipe, detectors, roles, settings=settings)
+            motors = self._trajectory.motors
+            return make(path, self.uid, self.settings.recipe, detectors, roles, motors=motors, settings=settings)
         except ArchiveError as error:
             self._lose_archive(None, error)
             return None
@@ -379,8 +413,13 @@ class RunReduction:
             "exit_status": str(self._stop.get("exit_status", "no stop document")),
             "n_rejected": self.progress.n_rejected,
         }
+        of_each = {
+            attempt: {"trajectory": json.dumps(detector.followed.record)}
+            for attempt, detector in zip(self.archive.attempts, self._detectors, strict=True)
+            if detector.followed is not None
+        }
         try:
-            return self.archive.finish(status, attributes)
+            return self.archive.finish(status, attributes, of_each)
         except (HedmLiveError, OSError) as error:
             self._lose_archive(self.archive, error)
             return {}
@@ -389,12 +428,18 @@ class RunReduction:
         if self._raw is None:
             return
         roles = self._assembler.roles
+        sources = dict(roles.sources)
+        followed = self._detectors[0].followed
+        planned = None if followed is None else self._trajectory.source_of_omega(followed, sources)
+        if planned is not None:
+            # What other streams say of omega came meanwhile.
+            sources["omega"] = planned
         scalars = {role: roles.raw(role, {}) for role in ("lattice_parameters", "space_group")}
         try:
             self._raw.finish(
                 RunSummary(
                     columns={name: np.asarray(values) for name, values in self._columns.items()},
-                    sources=roles.sources,
+                    sources=sources,
                     scalars={role: value for role, value in scalars.items() if value is not None},
                     start=self.start,
                     stop=self._stop,

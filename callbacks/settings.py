@@ -1,7 +1,8 @@
 """Settings: one YAML file, or a block of one, read into frozen models that forbid unknown keys."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,6 +16,9 @@ BLOCK = "HEDM_LIVE"
 
 _OMEGA_ROLES = ("omega", "omega_start", "omega_end", "omega_step")
 _OTHER_ROLES = ("lattice_parameters", "space_group")
+
+MOST_FRAMES = 10_000_000
+"""A plan of more frames than this is a mistake, and would fill the memory."""
 
 
 class _Model(BaseModel):
@@ -92,6 +96,143 @@ class TiledSettings(_Model):
     "Whether the run itself is published too."
 
 
+class AxisSettings(_Model):
+    """One motor of the trajectory."""
+
+    link: bool | None = None
+    "Whether peaks are linked along it; absent, they are along omega and dty only."
+    tolerance: float | None = Field(default=None, ge=0)
+    "Positions that differ by no more than this are one, in the motor's unit; `.inf` for a motor that follows another \
+and decides nothing. Absent, 0.001 for omega, and the recipe's `place_tolerance` for any other."
+    reach: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    "Neighbours are no further apart than this; absent, one and a half of the motor's usual move."
+    period: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    "Positions so far apart are one, and the last is a neighbour of the first; 0 says that turns are apart. Absent, \
+360 for omega, unless the recipe says `wrap: false`."
+    motor: str = ""
+    "Name of the motor in the plan, where it is not the data key of the role."
+    start: float | str | None = None
+    "First position, or the data key that holds it in the configuration of a device or in the start document."
+    step: float | str | None = None
+    "Way from one position to the next, of either sign, or its data key."
+    count: int | str | None = None
+    "How many positions, or its data key."
+    positions: tuple[float, ...] = ()
+    "The positions themselves, in the place of start, step and count."
+    marks: Literal["start", "centre", "end"] = "centre"
+    "Which end of a frame's step its position is: a position that fires a frame is the `start`."
+    width: float | None = Field(default=None, allow_inf_nan=False)
+    "Way during one frame, if it is not the step."
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether it says where the motor goes."""
+        return bool(self.positions) or self.start is not None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        said = {"start": self.start, "step": self.step, "count": self.count}
+        lacks = [name for name, value in said.items() if value is None]
+        if self.positions and len(lacks) < 3:
+            raise ValueError("positions are given, and so are start, step or count; wanted one or the other")
+        if lacks and len(lacks) < 3:
+            raise ValueError(f"start, step and count belong together; {' and '.join(lacks)} is missing")
+        if not all(map(math.isfinite, (*self.positions, *(v for v in said.values() if isinstance(v, float))))):
+            raise ValueError("start, step and positions must be finite numbers")
+        if self.step == 0:
+            raise ValueError("step is 0; leave the motor out if it does not move")
+        if isinstance(self.count, int) and not 1 <= self.count <= MOST_FRAMES:
+            raise ValueError(f"count is {self.count}; wanted 1 to {MOST_FRAMES}")
+        if self.link and self.tolerance == math.inf:
+            raise ValueError("a motor with tolerance .inf decides nothing: nothing can be linked along it")
+        return self
+
+
+class TrajectorySettings(_Model):
+    """Which frames are neighbours."""
+
+    source: Literal["documents", "settings", "positions", "order"] = "documents"
+    "Where the positions come from: the run's own plan if it tells, else the order of the frames (`documents`); the \
+axes below (`settings`, which need not be said where an axis has positions); what each event reads, once the run is \
+over (`positions`); or the order of the frames (`order`)."
+    skip_first: int = Field(default=0, ge=0, le=MOST_FRAMES)
+    "Frames before the scan's first position, such as a settling frame: reduced, but in no track."
+    skipped_in_positions: bool = False
+    "Whether the positions begin with those of the frames that `skip_first` skips."
+    axes: dict[str, AxisSettings] = {}
+    "Role to what is known of its motor."
+    order: tuple[str | tuple[str, ...], ...] = ()
+    "With positions from here: the roles from slow to fast; those that move together in a list of their own."
+    snaked: bool | tuple[str, ...] = False
+    "Whether every second pass goes back: all but the slowest, or the named roles."
+    passes: int = Field(default=1, ge=1, le=10_000)
+    "Interlaced passes of the fastest motor: with 2, positions 0, 2, 4, ... come first, and 1, 3, 5, ... then."
+    flip: bool = False
+    "Whether every second of these passes goes back."
+    links: tuple[tuple[int, int], ...] = ()
+    "Further pairs of scan points that are neighbours, counted from 0 as in the column `point`."
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_of_positions(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "source" not in value and isinstance(value.get("axes"), Mapping):
+            axes = [axis for axis in value["axes"].values() if isinstance(axis, Mapping)]
+            if any("start" in axis or "positions" in axis for axis in axes):
+                return {**value, "source": "settings"}
+        return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        for a, b in self.links:
+            if a == b or min(a, b) < 0:
+                raise ValueError(f"links holds [{a}, {b}]; wanted two different scan points, counted from 0")
+        if self.flip and self.passes == 1:
+            raise ValueError("flip turns every second of several passes; say passes too")
+        if self.skip_first and self.source == "positions":
+            raise ValueError("skip_first does not go with source positions, where each frame has its own")
+        given = {role for role, axis in self.axes.items() if axis.has_positions}
+        if self.source == "settings":
+            self._check_order(given)
+        elif given:
+            raise ValueError(f"axes give positions of {_listed(given)}, but source is {self.source}; wanted settings")
+        elif self.order or self.snaked or self.passes > 1:
+            raise ValueError("order, snaked and passes say how positions follow each other; wanted axes with positions")
+        return self
+
+    @property
+    def nesting(self) -> tuple[tuple[str, ...], ...]:
+        """The roles from slow to fast, those that move together in one group."""
+        if not self.order:
+            return tuple((role,) for role, axis in self.axes.items() if axis.has_positions)
+        return tuple((group,) if isinstance(group, str) else group for group in self.order)
+
+    def _check_order(self, given: set[str]) -> None:
+        if not given:
+            raise ValueError(
+                "source is settings, and no axis has positions; "
+                "wanted, for example, axes: {omega: {start: -180, step: 0.25, count: 1440}}"
+            )
+        if not self.order and len(given) > 1:
+            raise ValueError(f"order does not say which of {_listed(given)} is slow and which is fast")
+        ordered = [role for group in self.nesting for role in group]
+        if sorted(ordered) != sorted(given):
+            raise ValueError(f"order holds {_listed(ordered)}; wanted each axis with positions once: {_listed(given)}")
+        if not isinstance(self.snaked, bool) and not set(self.snaked) <= set(ordered):
+            raise ValueError(f"snaked holds {_listed(self.snaked)}; wanted some of {_listed(ordered)}")
+        counts = [
+            len(axis.positions) or axis.count
+            for role, axis in self.axes.items()
+            if role in {g[0] for g in self.nesting}
+        ]
+        n = math.prod(count for count in counts if isinstance(count, int))
+        if n > MOST_FRAMES:
+            raise ValueError(f"the axes have {n} positions altogether; wanted {MOST_FRAMES} at most")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names)) or "nothing"
+
+
 class Settings(_Model):
     """Everything that `hedmlive.yml` says."""
 
@@ -111,6 +252,8 @@ class Settings(_Model):
     "Every number that decides the reduction."
     archive: ArchiveSettings
     "Where the archives go."
+    trajectory: TrajectorySettings = TrajectorySettings()
+    "Which frames are neighbours."
     worker: WorkerSettings = WorkerSettings()
     "Bounds of what waits in memory."
     tiled: TiledSettings | None = None
@@ -136,7 +279,17 @@ class Settings(_Model):
         names = [detector.name for detector in self.detectors]
         if len(set(names)) < len(names):
             raise ValueError(f"detectors share a name: {names}")
+        self._axes_are_roles()
         return self
+
+    def _axes_are_roles(self) -> None:
+        known = {*self.roles, *(["omega"] if "omega_start" in self.roles else [])}
+        for role, axis in self.trajectory.axes.items():
+            # What only the settings move needs no readback.
+            if role not in known and not axis.has_positions and not axis.motor:
+                raise ValueError(
+                    f"trajectory: axis {role} is not a role; wanted one of {_listed(known)}, or its motor or positions"
+                )
 
     @property
     def further_roles(self) -> tuple[str, ...]:

@@ -21,7 +21,14 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from hedmlive.callbacks import Settings, load_settings, process
-from hedmlive.callbacks.settings import ArchiveSettings, DetectorSettings, TiledSettings, WorkerSettings
+from hedmlive.callbacks.settings import (
+    ArchiveSettings,
+    AxisSettings,
+    DetectorSettings,
+    TiledSettings,
+    TrajectorySettings,
+    WorkerSettings,
+)
 from hedmlive.cli.app import app
 from hedmlive.streaming import PEAKS_FIT, TABLES, Column, Recipe
 from hedmlive.tiled_config.settings import ServeSettings
@@ -70,6 +77,8 @@ def settings() -> str:
         ("hedmlive.yml", Settings, "What a file, a mapping or the block `HEDM_LIVE` of an `iconfig.yml` may hold."),
         ("detectors:", DetectorSettings, "A list of these; each detector gets a reduction of its own."),
         ("recipe:", Recipe, "Every number that decides the reduction. It is written with every result."),
+        ("trajectory:", TrajectorySettings, "Which frames are neighbours; without this block the run's plan says it."),
+        ("trajectory: axes:", AxisSettings, "What is known of a motor, by its role."),
         ("archive:", ArchiveSettings, "Where the archives go."),
         ("worker:", WorkerSettings, "Bounds of what waits in memory; the defaults suit most."),
         ("tiled:", TiledSettings, "The server to publish to; without this block nothing is published."),
