@@ -6,7 +6,8 @@ with the interpreter of an environment that has ImageD11. A file holds, of a sca
 ``dty`` (rows, frames) in degrees and in any unit, ``shape`` (rows and columns of a frame), and of each lit pixel, in
 raster order frame by frame, ``scan`` and ``frame`` (where in those), ``row``, ``col`` and ``intensity``; and as
 ``labels`` the name of ImageD11's labelling, ``lmlabel`` or ``cplabel``. Printed is one line of JSON for each: of each
-object, by its number, how many pixels and peaks it has and the sum of its intensity.
+object, by its number, how many pixels and peaks it has and the sum of its intensity; or a string, the error that ended
+it.
 """
 
 import json
@@ -55,7 +56,11 @@ def main() -> None:
     os.dup2(2, 1)
     for path in sys.argv[1:]:
         with np.load(path) as file, tempfile.TemporaryDirectory() as folder:
-            answers.write(json.dumps(objects(dict(file), Path(folder))) + "\n")
+            try:
+                answer: Any = objects(dict(file), Path(folder))
+            except Exception as error:
+                answer = repr(error)
+        answers.write(json.dumps(answer) + "\n")
     answers.close()
 
 

@@ -181,6 +181,10 @@ def test_known_differences_from_imaged11(name):
     assert (len(naive_objects(labelled(pixels, omega))), len(tracks)) == (theirs, ours)
 
 
+COUNTS = {"cut": 1.9, "faint": 0.9}
+"Counts of every pixel of a scan."
+
+
 @pytest.fixture(scope="module")
 def imaged11(tmp_path_factory):
     """Our tracks and pixels of each scan, and the objects that ImageD11 makes of the pixels."""
@@ -188,12 +192,13 @@ def imaged11(tmp_path_factory):
         (name, labels): (scan_of(name), LABELS[labels]) for name in SCANS for labels in LABELS
     }
     scans |= {(name, "cplabel"): (scan, {}) for name, (scan, *_) in DIFFERENCES.items()}
-    scans["cut", "cplabel"] = (still([0, 1]), {})
+    scans |= {(name, "cplabel"): (still([0, 1]), {}) for name in COUNTS}
+    scans["apart", "cplabel"] = (still([0, 1, 2], dark=[(0, 1)]), {})
     reduced, folder = {}, tmp_path_factory.mktemp("imaged11")
     for number, (key, ((counts, omega, dty), numbers)) in enumerate(scans.items()):
         tracks, pixels = reduce(counts, omega, dty, Recipe(threshold=0, wrap=False, **numbers))
-        if key[0] == "cut":
-            pixels["intensity"] = np.full(len(pixels["row"]), 1.9)
+        if key[0] in COUNTS:
+            pixels["intensity"] = np.full(len(pixels["row"]), COUNTS[key[0]])
         reduced[key] = (tracks, pixels, omega.shape[1])
         scan, frame = divmod(pixels["frame"], omega.shape[1])
         columns: dict[str, Any] = {name: pixels[name] for name in ("row", "col", "intensity")}
@@ -225,6 +230,15 @@ def test_imaged11_cuts_counts_to_whole_numbers(imaged11):
     """Weights are cast to int64: 1.9 counts are 1."""
     *_, theirs = imaged11["cut", "cplabel"]
     assert theirs == [[12, 2, 12]]
+    # Nothing is left of 0.9.
+    *_, theirs = imaged11["faint", "cplabel"]
+    assert "bad data" in theirs
+
+
+def test_imaged11_ends_where_no_two_peaks_overlap(imaged11):
+    tracks, *_, theirs = imaged11["apart", "cplabel"]
+    assert len(tracks) == 2
+    assert "Error" in theirs
 
 
 # MIDAS: its merge takes the same frame peaks.

@@ -221,6 +221,12 @@ def test_best_is_of_one_side():
     assert by_overlap(a, [0, 1], b) == {0: 1, 1: 0}
 
 
+def test_every_spot_that_a_peak_meets_is_counted():
+    """MIDAS's program counts 64, and would take one of them."""
+    a = [*(blob(2, [col]) for col in range(64)), blob(2, range(64, 70))]
+    assert by_overlap(a, by_angle(a), [blob(2, range(70))]) == {64: 0}
+
+
 # MIDAS's program compares the wrong pixels; the twin shows what comes of it, and we compare the right ones.
 
 
