@@ -64,8 +64,8 @@ class Curves:
     motors
         The motors that may bound the range. One that never came bounds nothing.
     periods
-        After how much a motor is back where it was. Its positions then do not jump at the end of a turn: they go up from
-        the end of the widest gap between the track's own, and are counted in the turn in which the first of its frames
+        After how much a motor is back where it was. Its positions then do not jump at the end of a turn: they go up
+        from the end of the widest gap between the track's own, counted in the turn in which the first of its frames
         was taken.
     tolerance
         Positions that differ by no more than this are one.
