@@ -29,6 +29,20 @@ _REACH = 15  # px: what a spot adds further from its centre than this is left ou
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Crystal:
+    """How spots differ from those of small, perfect grains that rotate about their own middle."""
+
+    drift: float = 0.0
+    "Spots move along their ring by up to so many px a frame, either way."
+    scale: float = 1.0
+    "They are so many times as large."
+    widen: float = 1.0
+    "They are so many times as wide in omega."
+    rough: float = 0.0
+    "Standard deviation of the logarithm of their intensity in a frame over that of a smooth rocking curve."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
     """The spots of one frame, the brightest first."""
 
@@ -96,16 +110,15 @@ class Spots:
 
 
 def simulate(
-    n_visible: int, *, n_frames: int = 20, size: int = 2048, seed: int = 7, drift: float = 0.0
+    n_visible: int, *, n_frames: int = 20, size: int = 2048, seed: int = 7, crystal: Crystal | None = None
 ) -> RotationScan:
-    """Return a scan with about `n_visible` spots a frame that have to be found.
-
-    Each spot moves by up to `drift` px a frame along its ring, either way.
-    """
+    """Return a scan with about `n_visible` spots a frame that have to be found."""
+    crystal = crystal or Crystal()
     rng = np.random.default_rng([seed, n_visible])
     dark, mask, background = _detector(rng, size)
-    spots = _draw(rng, n_visible, n_frames, size, drift)
-    one = partial(_frame, spots=spots, dark=dark, background=background, mask=mask, seed=(seed, n_visible))
+    spots = _draw(rng, n_visible, n_frames, size, crystal)
+    detector = {"dark": dark, "background": background, "mask": mask}
+    one = partial(_frame, spots=spots, **detector, rough=crystal.rough, seed=(seed, n_visible))
     with ThreadPoolExecutor(2) as pool:
         images, truth = zip(*pool.map(one, range(n_frames)), strict=True)
     return RotationScan(frames=np.stack(images), dark=dark, mask=mask, truth=truth, spots=spots)
@@ -135,7 +148,7 @@ def _ring_radii(size: int) -> Array:
     return 0.47 * size * np.sqrt(np.arange(3, 3 + RINGS) / (2 + RINGS))
 
 
-def _draw(rng: np.random.Generator, n_visible: int, n_frames: int, size: int, drift: float) -> Spots:
+def _draw(rng: np.random.Generator, n_visible: int, n_frames: int, size: int, crystal: Crystal) -> Spots:
     margin = 4
 
     def heights(n: int) -> Array:
@@ -144,29 +157,30 @@ def _draw(rng: np.random.Generator, n_visible: int, n_frames: int, size: int, dr
 
     # How many frames a spot is seen in follows from its height and width: this many spots give n_visible a frame.
     seen = 2 * rng.uniform(0.35, 1.1, 100_000) * np.sqrt(2 * np.log(heights(100_000) / MUST_FIND))
-    n = round(n_visible * (n_frames + 2 * margin) / float(seen.mean()))
+    n = round(n_visible * (n_frames + 2 * margin) / float(crystal.widen * seen.mean()))
     eta = rng.uniform(-np.pi, np.pi, n)
     radius = rng.choice(_ring_radii(size), n) + rng.normal(0, 0.8, n)
     return Spots(
         row=size / 2 + radius * np.sin(eta),
         col=size / 2 + radius * np.cos(eta),
         eta=eta,
-        sigma_r=rng.uniform(1.0, 1.7, n),
-        sigma_t=rng.uniform(1.0, 3.0, n),
+        sigma_r=crystal.scale * rng.uniform(1.0, 1.7, n),
+        sigma_t=crystal.scale * rng.uniform(1.0, 3.0, n),
         mixing=rng.uniform(0.0, 0.4, n),
         height=heights(n),
         omega=rng.uniform(-margin, n_frames + margin, n),
-        width=rng.uniform(0.35, 1.1, n),
+        width=crystal.widen * rng.uniform(0.35, 1.1, n),
         # Drawn last, so that spots that stay and spots that move are the same otherwise.
-        drift=rng.uniform(-drift, drift, n),
+        drift=rng.uniform(-crystal.drift, crystal.drift, n),
     )
 
 
 def _frame(
-    number: int, *, spots: Spots, dark: Array, background: Array, mask: Array, seed: tuple[int, int]
+    number: int, *, spots: Spots, dark: Array, background: Array, mask: Array, rough: float, seed: tuple[int, int]
 ) -> tuple[Array, Truth]:
     rng = np.random.default_rng([*seed, number + 1])
     height = spots.height * np.exp(-0.5 * ((number - spots.omega) / spots.width) ** 2)
+    height *= np.exp(rough * np.random.default_rng([*seed, number + 1, 1]).standard_normal(len(height)))
     order = np.argsort(-height, kind="stable")
     order = order[height[order] > 0.5]
     way = (spots.drift * (number - spots.omega))[order]

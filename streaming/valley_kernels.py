@@ -41,6 +41,8 @@ def list_neighbours(member_a: Array, member_b: Array, start: Array, link: Array)
 @njit(nogil=True, cache=True)
 def flood(
     intensity: Array,
+    row: Array,
+    col: Array,
     order: Array,
     member_a: Array,
     member_b: Array,
@@ -48,6 +50,7 @@ def flood(
     start: Array,
     link: Array,
     fraction: float,
+    apart: float,
     n_sigma: float,
     parent: Array,
 ) -> None:
@@ -82,7 +85,11 @@ def flood(
                 continue
             low = min(intensity[p], intensity[q])
             floor = intensity[v]
-            if floor < fraction * low and low - floor > n_sigma * np.sqrt(low + floor):
+            down = row[p] - row[q]
+            right = col[p] - col[q]
+            away = np.sqrt(down * down + right * right)
+            part = 1.0 if away >= apart else fraction + (1.0 - fraction) * (away / apart)
+            if floor < part * low and low - floor > n_sigma * np.sqrt(low + floor):
                 continue
             # The brighter maximum stays one; of equals the first.
             if intensity[q] > intensity[p] or (intensity[q] == intensity[p] and q < p):

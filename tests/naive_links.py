@@ -3,7 +3,7 @@
 import math
 
 
-def naive_valley_cuts(intensity, member_a, member_b, distance, fraction, n_sigma):
+def naive_valley_cuts(intensity, row, col, member_a, member_b, distance, fraction, apart, n_sigma):
     """Cut links, with sets of members instead of a forest."""
     links = list(zip(member_a, member_b, distance, strict=True))
     spots: list[set[int]] = []
@@ -24,9 +24,12 @@ def naive_valley_cuts(intensity, member_a, member_b, distance, fraction, n_sigma
         spot_of(min(reached, key=lambda each: each[1])[0]).add(v)
         for u, _ in reached:
             mine, other = spot_of(v), spot_of(u)
-            low = min(intensity[top(mine)], intensity[top(other)])
+            p, q = top(mine), top(other)
+            low = min(intensity[p], intensity[q])
             dip = low - intensity[v]
-            deep = intensity[v] < fraction * low and dip > n_sigma * math.sqrt(low + intensity[v])
+            away = math.sqrt((row[p] - row[q]) ** 2 + (col[p] - col[q]) ** 2)
+            part = 1.0 if away >= apart else fraction + (1 - fraction) * (away / apart)
+            deep = intensity[v] < part * low and dip > n_sigma * math.sqrt(low + intensity[v])
             if mine is not other and not deep:
                 spots.remove(other)
                 mine |= other
