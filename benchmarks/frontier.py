@@ -31,7 +31,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hedmlive.streaming import PeakFinder, PeaksOfFrame, Recipe
+from hedmlive.streaming import Batches, PeakFinder, PeaksOfFrame, Recipe
 from hedmlive.streaming.background import LitPixels
 from hedmlive.streaming.linking import Linker, Position
 from hedmlive.streaming.tracks import Tracker
@@ -161,20 +161,20 @@ class Following:
     def __init__(self, scan: Scan, max_distance: float | None) -> None:
         trajectory = scan.planned()
         self.linker = Linker(recipe(max_distance), trajectory)
-        self.tracker = Tracker(trajectory)
+        self.tracker = Tracker(recipe(max_distance), trajectory)
         self.n_links = self.n_tracks = 0
 
     def push(self, position: Position, found: PeaksOfFrame) -> None:
         linked = self.linker.push(position, found)
-        self._count(linked.links, self.tracker.push(position, found, linked))
+        self._count(self.tracker.push(position, found, linked))
 
     def flush(self) -> None:
         linked = self.linker.flush()
-        self._count(linked.links, self.tracker.follow(linked))
+        self._count(self.tracker.follow(linked))
 
-    def _count(self, links: dict[str, Array], closed: dict[str, dict[str, Array]]) -> None:
-        self.n_links += len(links["frame_a"])
-        self.n_tracks += len(closed["tracks"]["track"]) if closed else 0
+    def _count(self, closed: Batches) -> None:
+        self.n_links += len(closed["links"]["frame_a"]) if "links" in closed else 0
+        self.n_tracks += len(closed["tracks"]["track"]) if "tracks" in closed else 0
 
 
 def cost(scan: Scan, n_visible: int, max_distance: float | None, *, profile: bool) -> None:

@@ -94,7 +94,7 @@ class Stages:
         self._raw = RawArchive(folder / "stages_raw.h5", settings, start)
         self._reduced = ReducedArchive(folder / "stages_reduced.h5", self._uid, self._recipe, ("detector",), {})
         self._linker = Linker(self._recipe)
-        self._tracker = Tracker(self._linker.trajectory)
+        self._tracker = Tracker(self._recipe, self._linker.trajectory)
         self._finder = PeakFinder(self._recipe)
         self._background: Background | None = None
         self._reducer: Reducer | None = None

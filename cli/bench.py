@@ -96,7 +96,7 @@ class Measurement:
                 self._timed(f"reading ({scene.compression})", scene.read, number)
         background, finder = Background(recipe, dark=scene.dark), PeakFinder(recipe)
         linker = Linker(recipe)
-        tracker = Tracker(linker.trajectory)
+        tracker = Tracker(recipe, linker.trajectory)
         self.n_peaks = 0
         for frame in frames:
             position = Position.of(frame)

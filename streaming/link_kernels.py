@@ -136,6 +136,27 @@ def near_pairs(
 
 
 @njit(nogil=True, cache=True)
+def weigh(
+    peak_a: Array,
+    peak_b: Array,
+    shared: Array,
+    row_a: Array,
+    col_a: Array,
+    pixels_a: Array,
+    row_b: Array,
+    col_b: Array,
+    pixels_b: Array,
+    score: Array,
+    distance: Array,
+) -> None:
+    """Write the score of each pair, shared pixels over those of the smaller peak, and the distance of its centroids."""
+    for k in range(len(peak_a)):
+        a, b = peak_a[k], peak_b[k]
+        score[k] = shared[k] / min(pixels_a[a], pixels_b[b])
+        distance[k] = np.hypot(row_a[a] - row_b[b], col_a[a] - col_b[b])
+
+
+@njit(nogil=True, cache=True)
 def best_of_each(peak: Array, better: Array, usable: Array, best: Array) -> None:
     """Write to best[peak] the usable candidate of the largest `better`, the first of equals, or -1."""
     best[:] = -1

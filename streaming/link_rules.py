@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from . import link_kernels
+from .midas_links import RingPeaks, midas_distance, midas_overlap
 from .peaks import PeaksOfFrame
 from .recipe import LinkRule, Recipe
 
@@ -31,6 +32,8 @@ class Reason(IntEnum):
     "A score below `min_score`."
     BETTER_PARTNER = 4
     "One of both peaks has a better partner."
+    VALLEY = 5
+    "The track is cut there, at a valley of its intensity."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,21 +98,69 @@ def link_peaks(a: Linkable, b: Linkable, recipe: Recipe) -> Candidates:
         pairs, shared = _near(a, b, recipe.max_distance or 0.0)
     else:
         pairs, shared = _overlapping(a, b)
-    peak_a, peak_b = pairs
-    p, q = a.columns, b.columns
-    distance = np.hypot(p["row"][peak_a] - q["row"][peak_b], p["col"][peak_a] - q["col"][peak_b])
-    score = shared / np.minimum(p["n_pixels"][peak_a], q["n_pixels"][peak_b])
-    reason = np.zeros(len(peak_a), np.int16)
-    if recipe.link != "distance":
+    found = _weighed(a, b, pairs, shared)
+    reason = found.reason
+    if recipe.link != "distance" and recipe.min_shared_pixels > 1:
         reason[shared < recipe.min_shared_pixels] = Reason.FEW_SHARED
     if recipe.max_distance is not None:
-        reason[(distance > recipe.max_distance) & (reason == 0)] = Reason.FAR
-    reason[(score < recipe.min_score) & (reason == 0)] = Reason.LOW_SCORE
-    found = Candidates(
-        peak_a=peak_a, peak_b=peak_b, n_shared_pixels=shared, score=score, distance=distance, reason=reason
-    )
+        reason[(found.distance > recipe.max_distance) & (reason == 0)] = Reason.FAR
+    if recipe.min_score > 0:
+        reason[(found.score < recipe.min_score) & (reason == 0)] = Reason.LOW_SCORE
     _PARTNERS[recipe.link](found, a, b)
     return found
+
+
+IN_TURN = ("midas-distance", "midas-overlap")
+"Rules by which who gets whom depends on the pair of frames before: along a line, one pair is linked after the other."
+
+
+def first_order(frame: Linkable, recipe: Recipe) -> np.ndarray:
+    """Return the order in which the peaks of the first frame of a line are asked."""
+    return _ring_peaks(frame, recipe).by_angle()
+
+
+def link_in_turn(a: Linkable, b: Linkable, recipe: Recipe, order: np.ndarray) -> tuple[Candidates, np.ndarray]:
+    """Return the links between two frames, and the order of b's peaks for the next pair.
+
+    Parameters
+    ----------
+    a, b
+        The frames, a before b along the axis.
+    recipe
+        Says the rule, one of `IN_TURN`, and its numbers.
+    order
+        Order of a's peaks: `first_order`, or what the pair before gave.
+    """
+    rings = _ring_peaks(a, recipe), _ring_peaks(b, recipe)
+    if recipe.link == "midas-distance":
+        peak_a, peak_b, order = midas_distance(rings[0], order, rings[1], recipe.max_distance or 0.0)
+    else:
+        peak_a, peak_b, order = midas_overlap(rings[0], a.runs, order, rings[1], b.runs)
+    pairs = np.stack([peak_a, peak_b]).astype(np.int32)
+    return _weighed(a, b, pairs, _shared(a, b, pairs)), order
+
+
+def _ring_peaks(frame: Linkable, recipe: Recipe) -> RingPeaks:
+    row, col = recipe.link_options["beam_centre"]
+    return RingPeaks.of(frame.columns, (float(row), float(col)))
+
+
+def _weighed(a: Linkable, b: Linkable, pairs: np.ndarray, shared: np.ndarray) -> Candidates:
+    peak_a, peak_b = pairs
+    p, q = a.columns, b.columns
+    n = len(peak_a)
+    score, distance = np.empty((2, n))
+    link_kernels.weigh(
+        peak_a, peak_b, shared, p["row"], p["col"], p["n_pixels"], q["row"], q["col"], q["n_pixels"], score, distance
+    )
+    return Candidates(
+        peak_a=peak_a,
+        peak_b=peak_b,
+        n_shared_pixels=shared,
+        score=score,
+        distance=distance,
+        reason=np.zeros(n, np.int16),
+    )
 
 
 def _overlapping(a: Linkable, b: Linkable) -> tuple[np.ndarray, np.ndarray]:
@@ -130,16 +181,20 @@ def _near(a: Linkable, b: Linkable, reach: float) -> tuple[np.ndarray, np.ndarra
             break
         room *= 4
     pairs = pairs[:, :n]
-    # Most that are near each other share pixels; a pair of which none is listed shares none.
+    return pairs, _shared(a, b, pairs)
+
+
+def _shared(a: Linkable, b: Linkable, pairs: np.ndarray) -> np.ndarray:
+    """Return how many pixels each of these pairs shares."""
     listed, counts = _overlapping(a, b)
     keys = listed[0].astype(np.int64) * b.n_peaks + listed[1]
     wanted = pairs[0].astype(np.int64) * b.n_peaks + pairs[1]
-    place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-    shared = np.zeros(n, np.int32)
+    shared = np.zeros(len(wanted), np.int32)
     if len(keys):
+        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         found = keys[place] == wanted
         shared[found] = counts[place[found]]
-    return pairs, shared
+    return shared
 
 
 def _all(found: Candidates, a: Linkable, b: Linkable) -> None:

@@ -1,6 +1,7 @@
 """The linker: which peaks of neighbouring frames belong together, whatever the order in which the frames come."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
@@ -10,10 +11,10 @@ import numpy as np
 
 from .errors import FrameError
 from .frame import Frame
-from .link_rules import Candidates, Linkable, link_peaks
+from .link_rules import IN_TURN, Candidates, Linkable, first_order, link_in_turn, link_peaks
 from .peaks import PeaksOfFrame
 from .recipe import Recipe
-from .tables import LINKS, LINKS_WITH_REASONS, Columns, Table
+from .tables import LINKS, LINKS_WITH_REASONS, Columns
 from .trajectory import BEYOND, VIRTUAL, InOrder, Line, Trajectory
 
 _PLACE_ROLES = ("dty", "L1", "L2")
@@ -85,10 +86,8 @@ class JoinedFrames:
     "The frame that comes first along the axis."
     frame_b: int
     "The next one."
-    peak_a: np.ndarray
-    "Linked peaks of the first, shape (links,)."
-    peak_b: np.ndarray
-    "Their partners in the next."
+    rows: Columns
+    "Rows of the table ``links``."
     wraps: bool
     "Whether the way leads over the end of the turn."
 
@@ -97,21 +96,18 @@ class JoinedFrames:
 class Linked:
     """What one step of the linker gives."""
 
-    table: Table
-    "The table ``links``."
-    rows: list[Columns] = field(default_factory=list[Columns])
-    "New rows of the table ``links``, in batches."
     joined: list[JoinedFrames] = field(default_factory=list[JoinedFrames])
-    "The same links, to be followed."
+    "New links."
+    others: list[Columns] = field(default_factory=list[Columns])
+    "Candidates that are no links, where the recipe keeps them: rows of the table ``links`` in batches."
     resolved: list[tuple[int, Ending]] = field(default_factory=list[tuple[int, Ending]])
     "Frames of which every neighbour has come or never will, and what they miss; each is named once."
 
-    @property
-    def links(self) -> Columns:
-        """The new rows of the table ``links``."""
-        if not self.rows:
-            return self.table.empty()
-        return {name: np.concatenate([rows[name] for rows in self.rows]) for name in self.rows[0]}
+    def add(self, more: "Linked") -> None:
+        """Take over what another step gave."""
+        self.joined += more.joined
+        self.others += more.others
+        self.resolved += more.resolved
 
 
 class _State(IntEnum):
@@ -155,6 +151,12 @@ class Linker:
         # Of each frame that is here and not resolved:
         self._held: dict[int, tuple[Position, Linkable]] = {}
         self._apart: set[int] = set()
+        # Where who gets whom depends on the pair before: by axis and frame, the order in which its peaks are asked, and
+        # the next frame that waits for that.
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._later: dict[tuple[int, int], int] = {}
+        self._held_back: Counter[int] = Counter()
+        self._touched: list[int] = []
         self._first: Position | None = None
         self._last: Position | None = None
 
@@ -186,7 +188,7 @@ class Linker:
             self._first = position
         if self._last is None or frame > self._last.frame:
             self._last = position
-        linked = Linked(table=self._table)
+        linked = Linked()
         for line, place in self._trajectory.lines(frame):
             before, _ = self._walk(line, place, -1)
             after, _ = self._walk(line, place, 1)
@@ -233,26 +235,25 @@ class Linker:
         """
         self.check(frame)
         self._states[frame] = _State.MISSING
-        linked = Linked(table=self._table)
+        linked = Linked()
         for line, place in self._trajectory.lines(frame):
             before, gap_before = self._walk(line, place, -1)
             after, gap_after = self._walk(line, place, 1)
             bridged = gap_before + gap_after + 1 <= self._recipes[line.axis].max_gap
             if before >= 0 and after >= 0 and before != after and bridged:
                 self._link(linked, line.axis, before, after)
+            elif after >= 0:
+                self._go_on(linked, line.axis, after)
         self._resolve(linked, frame)
         return linked
 
     def flush(self) -> Linked:
         """Take in that no further frame will come."""
         end = self._trajectory.n_frames
-        linked = Linked(table=self._table)
+        linked = Linked()
         for frame in range(self._newest + 1 if end is None else end):
             if frame not in self._states and self._trajectory.contains(frame):
-                more = self.missing(frame)
-                linked.rows += more.rows
-                linked.joined += more.joined
-                linked.resolved += more.resolved
+                linked.add(self.missing(frame))
         self._flushed = True
         first, last = self._first, self._last
         closes = False
@@ -262,6 +263,8 @@ class Linker:
             closes = self._may_close and self._closes_circle(first, last)
             if closes:
                 self._link(linked, 0, last.frame, first.frame)
+        for axis, frame in list(self._later):
+            self._go_on(linked, axis, frame)
         for frame in sorted(self._held):
             ending = self._ending(frame)
             if closes and first is not None and last is not None and frame in (first.frame, last.frame):
@@ -291,23 +294,59 @@ class Linker:
         return -1, self._reach
 
     def _link(self, linked: Linked, axis: int, frame_a: int, frame_b: int) -> None:
+        """Link two frames, or remember to, where that depends on a pair that is not linked yet."""
+        if self._recipes[axis].link not in IN_TURN or self._order(axis, frame_a) is not None:
+            self._link_now(linked, axis, frame_a, frame_b)
+            if self._later:
+                self._go_on(linked, axis, frame_b)
+        else:
+            self._later[axis, frame_a] = frame_b
+            self._held_back.update((frame_a, frame_b))
+
+    def _go_on(self, linked: Linked, axis: int, frame: int) -> None:
+        """Link a frame with the next one, if that waited for the order of its peaks and that is known."""
+        while (axis, frame) in self._later and self._order(axis, frame) is not None:
+            frame_b = self._later.pop((axis, frame))
+            self._held_back.subtract((frame, frame_b))
+            self._link_now(linked, axis, frame, frame_b)
+            self._touched += [frame, frame_b]
+            frame = frame_b
+
+    def _order(self, axis: int, frame: int) -> np.ndarray | None:
+        """Return the order in which the peaks of a frame are asked along an axis; None if it is not known yet."""
+        if (axis, frame) not in self._orders:
+            (line, place) = next(each for each in self._trajectory.lines(frame) if each[0].axis == axis)
+            before, _ = self._walk(line, place, -1)
+            # These programs know no circle: after its end the order begins anew.
+            if before == -1 or (before >= 0 and self._trajectory.wraps(before, frame)):
+                self._orders[axis, frame] = first_order(self._held[frame][1], self._recipes[axis])
+        return self._orders.get((axis, frame))
+
+    def _link_now(self, linked: Linked, axis: int, frame_a: int, frame_b: int) -> None:
         (at_a, a), (at_b, b) = self._held[frame_a], self._held[frame_b]
         recipe = self._recipes[axis]
-        closing = frame_b < frame_a
-        if isinstance(self._trajectory, InOrder) and axis == 0 and not closing and not _next_along(at_a, at_b, recipe):
+        wraps = axis != self._virtual and self._trajectory.wraps(frame_a, frame_b)
+        in_order = isinstance(self._trajectory, InOrder) and axis == 0 and not wraps
+        apart = in_order and not _next_along(at_a, at_b, recipe)
+        if apart:
             self._apart |= {frame_a, frame_b}
+        if recipe.link in IN_TURN:
+            if apart or wraps:
+                self._orders.setdefault((axis, frame_b), first_order(b, recipe))
+                return
+            candidates, order = link_in_turn(a, b, recipe, self._orders[axis, frame_a])
+            self._orders[axis, frame_b] = order
+        elif apart:
             return
-        candidates = link_peaks(a, b, recipe)
+        else:
+            candidates = link_peaks(a, b, recipe)
         keep = candidates.reason == 0
-        rows = np.arange(len(candidates)) if recipe.keep_candidates else np.flatnonzero(keep)
-        if len(rows):
-            linked.rows.append(self._rows(axis, frame_a, frame_b, candidates, rows))
-        if keep.any():
-            wraps = axis != self._virtual and self._trajectory.wraps(frame_a, frame_b)
-            peak_a, peak_b = candidates.peak_a[keep], candidates.peak_b[keep]
-            linked.joined.append(
-                JoinedFrames(frame_a=frame_a, frame_b=frame_b, peak_a=peak_a, peak_b=peak_b, wraps=wraps)
-            )
+        linked_rows = np.flatnonzero(keep)
+        if len(linked_rows):
+            rows = self._rows(axis, frame_a, frame_b, candidates, linked_rows)
+            linked.joined.append(JoinedFrames(frame_a=frame_a, frame_b=frame_b, rows=rows, wraps=wraps))
+        if recipe.keep_candidates and len(linked_rows) < len(candidates):
+            linked.others.append(self._rows(axis, frame_a, frame_b, candidates, np.flatnonzero(~keep)))
 
     def _rows(self, axis: int, frame_a: int, frame_b: int, candidates: Candidates, rows: np.ndarray) -> Columns:
         n = len(rows)
@@ -327,7 +366,8 @@ class Linker:
 
     def _resolve(self, linked: Linked, frame: int) -> None:
         """Name the frames that wait for nothing any more, now that one more is known."""
-        near = {frame}
+        near = {frame, *self._touched}
+        self._touched.clear()
         for line, place in self._trajectory.lines(frame):
             for sense in (-1, 1):
                 at = place
@@ -340,9 +380,13 @@ class Linker:
             if each in self._held and self._is_resolved(each):
                 linked.resolved.append((each, self._ending(each)))
                 del self._held[each]
+                for axis in range(len(self._recipes)):
+                    self._orders.pop((axis, each), None)
 
     def _is_resolved(self, frame: int) -> bool:
         if self._may_close and self._first is not None and frame == self._first.frame:
+            return False
+        if self._held_back[frame]:
             return False
         return all(
             self._walk(line, place, sense)[0] != -2

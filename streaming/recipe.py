@@ -11,7 +11,7 @@ _LARGEST = sys.float_info.max
 
 BackgroundKind = Literal["constant", "dark", "median", "running-median"]
 Fit = Literal["none", "pseudo-voigt"]
-LinkRule = Literal["overlap", "mutual-best-overlap", "distance"]
+LinkRule = Literal["overlap", "mutual-best-overlap", "distance", "midas-distance", "midas-overlap"]
 Split = Literal["none", "local-maximum", "regional-maximum"]
 
 
@@ -60,8 +60,10 @@ class Recipe:
     sentinels: tuple[int, ...] = ()
     "Raw values that mark invalid pixels, such as -1, -2 or 4294967295."
     link: LinkRule = "overlap"
-    "How peaks of neighbouring frames are linked: all that `overlap`, the `mutual-best-overlap`, or the nearest by \
-`distance`."
+    "How peaks of neighbouring frames are linked: all that `overlap`, the `mutual-best-overlap`, the nearest by \
+`distance`, or as MIDAS does, `midas-distance` and `midas-overlap`."
+    link_options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    "`beam_centre`, [row, column] of the beam, which MIDAS's rules go round."
     min_shared_pixels: int = 1
     "Common lit pixels that make a link, where links are made by overlap."
     max_distance: float | None = None
@@ -73,6 +75,12 @@ class Recipe:
     along: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]], hash=False)
     "Other numbers of links along one axis, by its name: `link`, `min_shared_pixels`, `max_distance`, `min_score`, \
 `max_gap`."
+    valley: float | None = None
+    "A closed track is cut where its intensity falls below this part of the lower of two maxima; absent, nowhere."
+    valley_apart: float = 0.7
+    "That part rises to 1 for maxima so many pixels apart."
+    valley_sigma: float = 3.0
+    "A dip no deeper than so many standard deviations of counted photons is no valley."
     keep_candidates: bool = False
     "Whether `links` names the candidates that are no links too, each with the reason."
     place_tolerance: float = 1e-3
@@ -102,7 +110,11 @@ class Recipe:
             ("saturation", self.saturation is None or is_number(self.saturation), "a finite number, or absent"),
             ("sentinels", _are_counts(self.sentinels), "whole numbers that a detector of 64 bits can give"),
             ("link", self.link in get_args(LinkRule), " or ".join(get_args(LinkRule))),
-            ("max_distance", self.link != "distance" or self.max_distance is not None, "a number with link distance"),
+            ("link_options", self._centre_is_said(), "beam_centre: [row, column] with MIDAS's rules, else nothing"),
+            ("valley", self.valley is None or (_above_zero(self.valley) and self.valley <= 1), "0 to 1, or absent"),
+            ("valley_apart", is_number(self.valley_apart, 0), "a finite number, 0 or more"),
+            ("valley_sigma", is_number(self.valley_sigma, 0), "a finite number, 0 or more"),
+            ("max_distance", not self.link.endswith("distance") or self.max_distance is not None, "one with this link"),
             ("min_shared_pixels", _whole(self.min_shared_pixels, 1), "a whole number, 1 or more"),
             ("max_distance", self.max_distance is None or _above_zero(self.max_distance), "more than 0, or absent"),
             ("min_score", is_number(self.min_score, 0) and self.min_score <= 1, "a number from 0 to 1"),
@@ -121,9 +133,17 @@ class Recipe:
             except SettingsError as error:
                 raise SettingsError(f"{error}, along {axis}") from None
 
+    def _centre_is_said(self) -> bool:
+        if not _plain_mapping(self.link_options) or not set(self.link_options) <= {"beam_centre"}:
+            return False
+        centre: Any = self.link_options.get("beam_centre")
+        if centre is None:
+            return not self.link.startswith("midas")
+        return isinstance(centre, list | tuple) and len(centre) == 2 and all(map(is_number, centre))
+
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers as plain types, to be written as JSON."""
-        mappings = {name: dict(getattr(self, name)) for name in ("finder_options", "fit_options")}
+        mappings = {name: dict(getattr(self, name)) for name in ("finder_options", "fit_options", "link_options")}
         mappings["along"] = {axis: dict(numbers) for axis, numbers in self.along.items()}
         return asdict(self) | mappings | {"sentinels": list(self.sentinels)}
 
@@ -162,6 +182,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Touching spots are split, and what is linked has nearly the same place: on simulated scans of 500 and 3000 spots a
     # frame this finds 0.96 and 0.81 of the spots, and linking whatever shares a pixel 0.74 and 0.18.
     "ff": {"background": "dark", "min_pixels": 3, "split": "local-maximum", "smooth": True, "max_distance": 1.0},
+    # What ImageD11 makes of a sparse scan: groups of its segmenter, smoothed maxima, any common pixel, no wrap.
+    "imaged11": {"background": "dark", "min_pixels": 3, "split": "local-maximum", "smooth": True, "wrap": False},
+    # MIDAS without its fit: more than one pixel, every regional maximum, OverlapLength. It asks for `link_options`.
+    "midas": {
+        "background": "dark",
+        "min_pixels": 2,
+        "split": "regional-maximum",
+        "link": "midas-distance",
+        "max_distance": 2.0,
+        "wrap": False,
+    },
     # MIDAS's matched filter, which its own notes prefer for frames of few counts.
     "nf": {
         "background": "median",
@@ -174,7 +205,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Named recipes: numbers to begin with. A threshold belongs to a detector, and is in none of them."""
 
 
-_OF_LINKS = ("link", "min_shared_pixels", "max_distance", "min_score", "max_gap")
+_OF_LINKS = ("link", "link_options", "min_shared_pixels", "max_distance", "min_score", "max_gap")
 _ALONG = f"for each axis some of {', '.join(_OF_LINKS)}"
 
 

@@ -68,7 +68,7 @@ class Reducer:
 
     def _follow(self, trajectory: Trajectory | None) -> None:
         self._linker = Linker(self._recipe, trajectory)
-        self._tracker = Tracker(self._linker.trajectory, self._tables["tracks"])
+        self._tracker = Tracker(self._recipe, self._linker.trajectory, self._tables["tracks"])
 
     @property
     def n_open_tracks(self) -> int:
@@ -149,7 +149,7 @@ class Reducer:
         if self._from_positions is not None or not self._linker.trajectory.contains(frame):
             return {}
         linked = self._linker.missing(frame)
-        return _filled({"links": linked.links, **self._tracker.follow(linked)})
+        return _filled(self._tracker.follow(linked))
 
     def flush(self) -> Batches:
         """Close every track and return the last rows; nothing may be pushed after it."""
@@ -160,11 +160,11 @@ class Reducer:
             # One by one, and each dropped when it is linked: what waits is much.
             parts = [self._linked(*waiting.pop(number)) for number in sorted(waiting)]
         linked = self._linker.flush()
-        return _filled(join([*parts, {"links": linked.links, **self._tracker.follow(linked)}]))
+        return _filled(join([*parts, self._tracker.follow(linked)]))
 
     def _linked(self, position: Position, found: PeaksOfFrame) -> Batches:
         linked = self._linker.push(position, found)
-        return {"links": linked.links, **self._tracker.push(position, found, linked)}
+        return self._tracker.push(position, found, linked)
 
     @staticmethod
     def warm(dtype: DTypeLike, recipe: Recipe | None = None) -> None:

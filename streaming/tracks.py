@@ -6,10 +6,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from . import track_kernels
-from .linking import Ending, Linked, Position
+from .link_rules import Reason
+from .linking import Ending, JoinedFrames, Linked, Position
 from .peaks import PeaksOfFrame
+from .recipe import Recipe
 from .tables import MEMBERS, OPEN_TRACKS, TABLES, TRACK_BASE, Batches, Columns, Table, motors_of_tracks
 from .trajectory import Trajectory
+from .valleys import valley_cuts
 
 # The kernels take numbers by their place.
 _OF_PEAKS = (
@@ -99,10 +102,14 @@ class _Rows:
         fewer = 0
         kept = (self["parent"], self["following"], self["last"], self["waiting"], self["wraps"])
         for joined in linked.joined:
-            row_a = self._starts[joined.frame_a][0] + joined.peak_a.astype(np.int64)
-            row_b = self._starts[joined.frame_b][0] + joined.peak_b.astype(np.int64)
+            row_a, row_b = self.rows_of(joined)
             fewer += track_kernels.join_tracks(row_a, row_b, joined.wraps, *kept)
         return fewer
+
+    def rows_of(self, joined: JoinedFrames) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of linked peaks."""
+        row_a = self._starts[joined.frame_a][0] + joined.rows["peak_a"].astype(np.int64)
+        return row_a, self._starts[joined.frame_b][0] + joined.rows["peak_b"].astype(np.int64)
 
     def resolve(self, frame: int, ending: Ending) -> np.ndarray:
         """Take in that a frame's neighbours are known; return the roots of the tracks that wait for no other."""
@@ -156,10 +163,14 @@ class _Rows:
         track_kernels.summaries(order, starts, rows, whole, self._numbers, TRACK_BASE, counts, sums, members)
         return counts, sums, members
 
-    def sweep(self) -> None:
-        """Forget the rows that were taken, once they are more than the others."""
+    def number(self, name: str) -> np.ndarray:
+        """Return all rows of one number."""
+        return self._numbers[self.names.index(name)]
+
+    def sweep(self) -> np.ndarray | None:
+        """Forget the rows that were taken, once they are more than the others; return the new place of each row."""
         if 2 * self._n_taken <= self.n:
-            return
+            return None
         keep = np.flatnonzero(self["parent"][: self.n] >= 0)
         place = np.full(self.n + 1, -1)
         place[keep] = np.arange(len(keep))
@@ -174,29 +185,64 @@ class _Rows:
             now = int(n_before[start]) - 1 if end > start else 0
             self._starts[frame] = (now, now + end - start)
         self.n, self._n_taken = len(keep), 0
+        return place
+
+
+class _HeldLinks:
+    """Links of open tracks, which wait for their track to be cut."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, Columns]] = []
+
+    def append(self, joined: JoinedFrames, row_a: np.ndarray, row_b: np.ndarray) -> None:
+        """Add the links of two frames, with the rows of their peaks."""
+        self._parts.append((row_a, row_b, np.full(len(row_a), joined.wraps), joined.rows))
+        self.n += len(row_a)
+
+    def take(self, parent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Columns]:
+        """Take out the links of taken tracks: rows of both peaks, whether they wrap, and rows of the table."""
+        rows_a, rows_b, all_wraps, tables = zip(*self._parts, strict=True)
+        row_a, row_b, wraps = map(np.concatenate, (rows_a, rows_b, all_wraps))
+        links = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        taken = parent[row_a] < 0
+        left = ~taken
+        self._parts = [(row_a[left], row_b[left], wraps[left], {name: each[left] for name, each in links.items()})]
+        self.n = int(left.sum())
+        return row_a[taken], row_b[taken], wraps[taken], {name: each[taken] for name, each in links.items()}
+
+    def sweep(self, place: np.ndarray | None) -> None:
+        """Follow the rows to their new places."""
+        if place is not None:
+            self._parts = [(place[row_a], place[row_b], wraps, rows) for row_a, row_b, wraps, rows in self._parts]
 
 
 class Tracker:
     """Follows linked peaks through the scan.
 
     A track is open while a frame that holds one of its peaks waits for a neighbour; then it closes, and never changes.
-    Sums run over its peaks in the order of (frame, peak), so that they do not depend on how it grew.
+    Where the recipe cuts at valleys of the intensity, it is cut then, and its links are given out with it. Sums run
+    over its peaks in the order of (frame, peak), so that they do not depend on how it grew.
 
     Parameters
     ----------
+    recipe
+        Says whether tracks are cut at valleys.
     trajectory
         Says where a frame lies on the circle.
     table
         The table ``tracks``, as `tables_with_roles` makes it.
     """
 
-    def __init__(self, trajectory: Trajectory, table: Table | None = None) -> None:
+    def __init__(self, recipe: Recipe, trajectory: Trajectory, table: Table | None = None) -> None:
+        self._recipe = recipe
         self._trajectory = trajectory
         self._table = table or TABLES["tracks"]
         self._motors = tuple(name for name, _ in motors_of_tracks(self._table))
         self._of_motors = tuple(each for name in self._motors for each in (name, f"var_{name}"))
         self._rows = _Rows(("omega_start", "omega_end", *_OF_PEAKS, *self._motors))
         self._n_open = 0
+        self._links = _HeldLinks()
 
     @property
     def n_open(self) -> int:
@@ -218,18 +264,58 @@ class Tracker:
         return self.follow(linked)
 
     def follow(self, linked: Linked) -> Batches:
-        """Take in links, and frames whose neighbours are known; return the tracks that closed."""
+        """Take in links, and frames whose neighbours are known; return new rows of links, tracks and members."""
         self._n_open -= self._rows.join(linked)
+        cuts = self._recipe.valley is not None
+        links = [] if cuts else [joined.rows for joined in linked.joined]
+        if cuts:
+            for joined in linked.joined:
+                self._links.append(joined, *self._rows.rows_of(joined))
         ended = [self._rows.resolve(frame, ending) for frame, ending in linked.resolved]
         roots = np.concatenate(ended) if ended else np.empty(0, np.int64)
-        if not len(roots):
-            return {}
-        rows, starts = self._rows.take(roots)
-        self._rows.unwrap(rows, starts, self._trajectory.sense)
-        columns, members = self._columns(rows, starts)
-        self._rows.sweep()
-        self._n_open -= len(roots)
-        return {"tracks": self._table.batch(columns), "members": MEMBERS.batch(members)}
+        closed: Batches = {}
+        if len(roots):
+            rows, starts = self._rows.take(roots)
+            if cuts and self._links.n:
+                kept, rows, starts = self._cut(rows, starts)
+                links.append(kept)
+            self._rows.unwrap(rows, starts, self._trajectory.sense)
+            columns, members = self._columns(rows, starts)
+            self._links.sweep(self._rows.sweep())
+            self._n_open -= len(roots)
+            closed = {"tracks": self._table.batch(columns), "members": MEMBERS.batch(members)}
+        links += linked.others
+        if links:
+            closed["links"] = {name: np.concatenate([rows[name] for rows in links]) for name in links[0]}
+        return closed
+
+    def _cut(self, rows: np.ndarray, starts: np.ndarray) -> tuple[Columns, np.ndarray, np.ndarray]:
+        """Cut tracks at valleys of their intensity; return their links, and rows and starts of what they become."""
+        row_a, row_b, wraps, links = self._links.take(self._rows["parent"])
+        rows = rows[: starts[-1]]
+        member = np.empty(self._rows.n, np.int64)
+        member[rows] = np.arange(len(rows))
+        intensity, row, col = (self._rows.number(name)[rows] for name in ("sum_intensity", "row", "col"))
+        cut = valley_cuts(
+            intensity,
+            row,
+            col,
+            member[row_a],
+            member[row_b],
+            links["distance"],
+            fraction=self._recipe.valley or 0.0,
+            apart=self._recipe.valley_apart,
+            n_sigma=self._recipe.valley_sigma,
+        )
+        if cut.any():
+            rows, starts = _parts(rows, member[row_a[~cut]], member[row_b[~cut]])
+            self._rows["wraps"][rows] = 0
+            self._rows["wraps"][row_a[wraps & ~cut]] = 1
+        if self._recipe.keep_candidates:
+            links["reason"][cut] = Reason.VALLEY
+        else:
+            links = {name: values[~cut] for name, values in links.items()}
+        return links, rows, starts
 
     def open_tracks(self) -> Columns:
         """Return the open tracks as they are now: rows of `OPEN_TRACKS`.
@@ -253,3 +339,16 @@ class Tracker:
         columns["at_scan_end"] = (flags & Ending.SCAN_END) > 0
         columns["beside_missing"] = (flags & Ending.MISSING) > 0
         return columns, dict(zip(MEMBERS.names, members, strict=True))
+
+
+def _parts(rows: np.ndarray, member_a: np.ndarray, member_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of each set of linked members, in order, and where each starts."""
+    n = len(rows)
+    own, none = np.arange(n), np.zeros(n, np.int64)
+    parent, following, last = own.copy(), np.full(n, -1), own.copy()
+    track_kernels.join_tracks(member_a, member_b, False, parent, following, last, none, none)
+    roots = np.flatnonzero(parent == own)
+    members, starts = np.empty(n, np.int64), np.empty(len(roots) + 1, np.int64)
+    # Members are in order already.
+    track_kernels.take_tracks(roots, parent, following, own, own, members, starts)
+    return rows[members], starts

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from naive_links import naive_valley_cuts
 
 from hedmlive.streaming import Frame, Recipe, SparseImage, Table, tables_with_roles
 
@@ -476,6 +477,24 @@ def naive_track(members: list[tuple[int, int]], peak_of, frame_of, wraps: bool, 
     }
 
 
+def cut_at_valleys(members: list[tuple[int, int]], links: list[Row], peak_of, recipe: Recipe) -> None:
+    """Give the links of one component that are to be cut the reason 5."""
+    place = {member: k for k, member in enumerate(members)}
+    own = [link for link in links if (link["frame_a"], link["peak_a"]) in place]
+    cut = naive_valley_cuts(
+        *([peak_of[member][name] for member in members] for name in ("sum_intensity", "row", "col")),
+        [place[link["frame_a"], link["peak_a"]] for link in own],
+        [place[link["frame_b"], link["peak_b"]] for link in own],
+        [link["distance"] for link in own],
+        recipe.valley,
+        recipe.valley_apart,
+        recipe.valley_sigma,
+    )
+    for link, parts in zip(own, cut, strict=True):
+        if parts:
+            link["reason"] = 5
+
+
 def naive_endings(frames: list[Frame], around: Neighbours, recipe: Recipe, apart: set[int], closes: bool):
     """Whether the scan ends beside a frame, and whether a frame beside it is missing."""
     here = {frame.frame for frame in frames}
@@ -515,6 +534,7 @@ def naive_reduce(
     here = {frame.frame for frame in inside}
     candidates: list[Row] = []
     over_the_end: set[tuple[int, int]] = set()
+    wrapping: set[tuple[int, int]] = set()
     apart: set[int] = set()
     axis_of = list(dict.fromkeys(around.names))
     for chain, name in zip(around.after, around.names, strict=True):
@@ -529,16 +549,28 @@ def naive_reduce(
             some = naive_links(found_of[number], found_of[other], of_axis, axis_of.index(name))
             candidates += some
             if name != "virtual" and around.level[other] < around.level[number]:
+                wrapping.add((number, other))
                 over_the_end |= {(x["frame_a"], x["peak_a"]) for x in some if x["reason"] == 0}
     along_omega = replace(recipe, **recipe.along.get("omega", {}), along={})
     closes = around.in_order and closes_the_circle(frames, along_omega)
     if closes:
         some = naive_links(done[-1], done[0], along_omega)
         candidates += some
+        wrapping.add((frames[-1].frame, frames[0].frame))
         over_the_end |= {(x["frame_a"], x["peak_a"]) for x in some if x["reason"] == 0}
     links = [link for link in candidates if link["reason"] == 0]
     peak_of = {(peak["frame"], peak["peak"]): peak for found in done for peak in found.peaks}
-    components = naive_components({key: peak for key, peak in peak_of.items() if key[0] in here}, links)
+    inside_peaks = {key: peak for key, peak in peak_of.items() if key[0] in here}
+    components = naive_components(inside_peaks, links)
+    if recipe.valley is not None:
+        for each in components:
+            cut_at_valleys(each, links, peak_of, recipe)
+        cut = {id(link) for link in links if link["reason"]}
+        links = [link for link in links if id(link) not in cut]
+        components = naive_components(inside_peaks, links)
+        over_the_end = {
+            (link["frame_a"], link["peak_a"]) for link in links if (link["frame_a"], link["frame_b"]) in wrapping
+        }
     endings = naive_endings(inside, around, recipe, apart, closes)
     tracks = [
         naive_track(each, peak_of, frame_of, bool(over_the_end & set(each)), around, endings) for each in components

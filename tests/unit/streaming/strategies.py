@@ -62,6 +62,8 @@ LINKS = (
     {"min_score": 0.5},
     {"keep_candidates": True},
     {"link": "mutual-best-overlap", "keep_candidates": True, "min_score": 0.4},
+    {"valley": 0.9, "valley_sigma": 0.0},
+    {"valley": 0.8, "valley_apart": 0.5, "valley_sigma": 0.5, "keep_candidates": True},
     {"along": {"dty": {"link": "distance", "max_distance": 2.0}, "omega": {"max_gap": 1}}},
 )
 

@@ -126,6 +126,12 @@ def test_a_recipe_comes_back_from_json(recipe):
         *[("min_score", value) for value in (-0.1, 1.1, None)],
         *[("along", value) for value in (None, {"dty": 3}, {"dty": {"wrap": False}}, {1: {}})],
         ("keep_candidates", 1),
+        *[("valley", value) for value in (0, 1.5, True)],
+        *[(name, -1) for name in ("valley_apart", "valley_sigma")],
+        *[
+            ("link_options", value)
+            for value in (None, {"beam_center": [1, 2]}, {"beam_centre": [1]}, {"beam_centre": 3})
+        ],
     ],
 )
 def test_a_recipe_names_what_it_refuses(name, value):
@@ -152,20 +158,19 @@ def test_a_wrong_dictionary_is_refused(numbers, message):
 
 def test_a_named_recipe_is_where_one_begins():
     for name in RECIPES:
-        assert Recipe.from_dict({"like": name, "threshold": 7}).threshold == 7
+        more = {"link_options": {"beam_centre": [10, 20.5]}} if name == "midas" else {}
+        assert Recipe.from_dict({"like": name, "threshold": 7} | more).threshold == 7
     assert Recipe.from_dict({"like": "plain", "threshold": 7}) == Recipe(threshold=7)
     recipe = Recipe.from_dict({"like": "ff", "threshold": 7, "smooth": False})
     assert (recipe.split, recipe.smooth) == ("local-maximum", False)
     assert Recipe.from_dict(recipe.as_dict()) == recipe
     for like in ("fff", 3, None):
-        with pytest.raises(SettingsError, match=r"like is .*; wanted plain or ff or nf"):
+        with pytest.raises(SettingsError, match=r"like is .*; wanted plain or ff or imaged11 or midas or nf"):
             Recipe.from_dict({"like": like, "threshold": 7})
 
 
 def test_links_along_an_axis_must_make_sense_too():
-    with pytest.raises(
-        SettingsError, match="max_distance is None; wanted a number with link distance, along dty"
-    ):
+    with pytest.raises(SettingsError, match="max_distance is None; wanted one with this link, along dty"):
         Recipe(threshold=1, along={"dty": {"link": "distance"}})
     recipe = Recipe(threshold=1, along={"dty": {"link": "distance", "max_distance": 2}})
     assert Recipe.from_dict(recipe.as_dict()) == recipe
