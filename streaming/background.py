@@ -12,6 +12,7 @@ from .errors import FrameError, SettingsError
 from .frame import SparseImage, check_flood, check_listed
 from .medians import RunningMedian
 from .recipe import Recipe
+from .vectors import WIDE
 
 _FIRST_CAPACITY = 1 << 14
 _MOST_KEPT = 1 << 19
@@ -179,7 +180,7 @@ class Background:
                 raw, cut.cut, cut.top, cut.sentinels, cut.background, cut.shift, room, row, col, value, intensity
             )
             check_flood(n, self._recipe.max_lit, cut.prepared.shape)
-            if n_runs < room.shape[1] and n <= len(row):
+            if n_runs < room.shape[1] and n <= len(row) - WIDE:
                 break
             # Once more, with room enough.
             lists = _lists(max(n, len(row)), cut.dtype)
@@ -286,7 +287,9 @@ class Background:
 
 def _lists(n: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
     """Return room for rows, columns, raw counts and intensities of n pixels."""
-    return np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, dtype), np.empty(n, np.float64)
+    # The kernel writes whole vectors.
+    size = n + WIDE
+    return np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, dtype), np.empty(size, np.float64)
 
 
 def _direct(dtype: np.dtype) -> bool:

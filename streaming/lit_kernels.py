@@ -3,15 +3,14 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from .vectors import LANES, WORD, list_pixels, lit_word, prefetch, trailing_zeros
+from .vectors import WIDE, WORD, kernel, list_pixels, lit_word, prefetch, trailing_zeros
 
 Array = NDArray[Any]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _scalar_word(raw: Array, i: int, cut: Array, j: int, top: Any, n: int) -> Any:
     """Do what `lit_word` does for the n < 64 pixels of a row that is shorter than a word."""
     word = np.uint64(0)
@@ -21,7 +20,7 @@ def _scalar_word(raw: Array, i: int, cut: Array, j: int, top: Any, n: int) -> An
     return word
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _without(word: Any, raw: Array, i: int, sentinels: Array) -> Any:
     """Clear the bits of pixels that hold a sentinel."""
     left = word
@@ -34,7 +33,7 @@ def _without(word: Any, raw: Array, i: int, sentinels: Array) -> Any:
     return word
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def lit_pixels(
     raw: Array,
     cut: Array,
@@ -53,7 +52,8 @@ def lit_pixels(
     raw (rows, columns), cut and background (rows or 1, columns) are C-contiguous, raw and cut of one type. Written are
     runs (3, n + 1), the row, the column and the index of the first pixel of each run, and as the last index how many
     pixels there are; and row, column, raw counts and raw - (background - shift) of each pixel. Return how many runs and
-    pixels there are. If there is no room for all runs, only these numbers count; for all pixels, only the runs besides.
+    pixels there are. If there is no room for all runs, only these numbers count; for all pixels, only the runs besides:
+    row, col, value and intensity have room for 16 pixels less than they are long.
     """
     run_row, run_col, first = runs[0], runs[1], runs[2]
     rows, cols = raw.shape
@@ -61,12 +61,15 @@ def lit_pixels(
     pitch = cols if cut.shape[0] > 1 else 0
     background_pitch = cols if background.shape[0] > 1 else 0
     capacity = len(run_row) - 1
+    room = len(row) - WIDE
     n_runs, n, before = 0, 0, 0
-    for r in range(rows):
+    # One row more, without pixels: runs are listed one row late, when their counts are still in the nearest cache, and
+    # what was asked for has come.
+    for r in range(rows + 1):
         i, j = r * cols, r * pitch
         end = -1
         here = n_runs
-        for block in range(0, cols, WORD):
+        for block in range(0, cols if r < rows else 0, WORD):
             if block + WORD <= cols:
                 word = lit_word(pixels, i + block, cuts, j + block, top)
             elif cols >= WORD:
@@ -100,25 +103,20 @@ def lit_pixels(
                 word >>= length
             if end > block and n_runs <= capacity:
                 prefetch(backgrounds, r * background_pitch + end - 1)
-        # One row late: its counts are still in the nearest cache, and what was asked for has come.
-        if n_runs < capacity and before < n_runs:
-            first[n_runs] = n
-            if first[here] <= len(row):
-                _list_runs(
-                    pixels, cols, backgrounds, background_pitch, shift, run_row, run_col, first, before, here,
-                    row, col, value, intensity,
-                )  # fmt: skip
-                before = here
+        if n_runs > capacity or before == here:
+            continue
+        first[n_runs] = n
+        if first[here] <= room:
+            _list_runs(
+                pixels, cols, backgrounds, background_pitch, shift, run_row, run_col, first, before, here,
+                row, col, value, intensity,
+            )  # fmt: skip
+            before = here
     first[min(n_runs, capacity)] = n
-    if n_runs <= capacity and n <= len(row):
-        _list_runs(
-            pixels, cols, backgrounds, background_pitch, shift, run_row, run_col, first, before, n_runs,
-            row, col, value, intensity,
-        )  # fmt: skip
     return n_runs, n
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@kernel(forceinline=True)
 def _list_runs(
     pixels: Array,
     cols: int,
@@ -138,24 +136,14 @@ def _list_runs(
     """Write row, column, raw counts and raw - (background - shift) of each pixel of the runs start ... stop."""
     for k in range(start, stop):
         r, c = np.int64(run_row[k]), np.int64(run_col[k])
-        i, j, n, end = r * cols + c, r * pitch + c, np.int64(first[k]), np.int64(first[k + 1])
-        while n < end:
-            if i + LANES <= len(pixels) and j + LANES <= len(backgrounds) and n + LANES <= len(row):
-                # What is too much, the next run overwrites.
-                list_pixels(pixels, i, backgrounds, j, shift, r, c, row, col, value, intensity, n)
-            else:
-                for m in range(min(LANES, end - n)):
-                    row[n + m] = r
-                    col[n + m] = c + m
-                    value[n + m] = pixels[i + m]
-                    intensity[n + m] = float(pixels[i + m]) - (float(backgrounds[j + m]) - shift)
-            n += LANES
-            i += LANES
-            j += LANES
-            c += LANES
+        i, j, at = r * cols + c, r * pitch + c, np.int64(first[k])
+        n = np.int64(first[k + 1]) - at
+        for m in range(0, n, WIDE):
+            # What is too much, the next run overwrites.
+            list_pixels(pixels, i + m, n - m, backgrounds, j + m, shift, r, c + m, row, col, value, intensity, at + m)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def lit_sparse(value: Array, row: Array, col: Array, cut: Array, top: Any, sentinels: Array, keep: Array) -> None:
     """Mark in keep which of the listed pixels are lit; cut is (rows or 1, columns)."""
     every = 0 if cut.shape[0] == 1 else 1
@@ -167,7 +155,7 @@ def lit_sparse(value: Array, row: Array, col: Array, cut: Array, top: Any, senti
         keep[i] = lit
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def intensities(value: Array, row: Array, col: Array, background: Array, shift: float, intensity: Array) -> None:
     """Write value - (background - shift) of each listed pixel; background is (rows or 1, columns), C-contiguous."""
     pitch = 0 if background.shape[0] == 1 else background.shape[1]

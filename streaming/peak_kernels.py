@@ -12,19 +12,27 @@ from numpy.typing import NDArray
 
 from .vectors import (
     LANES,
+    WIDE,
     add_moments,
     add_near,
-    exceeded,
+    count_ones,
+    keep_pixels,
+    kernel,
     reached,
+    set_lowest,
+    set_scaled,
     steps,
+    sum_whole,
     take_brighter,
-    trailing_zeros,
 )
 
 Array = NDArray[Any]
 
+_WHOLE = 2.0**53
+"Up to here every whole number is a float64."
 
-@njit(nogil=True, cache=True)
+
+@kernel()
 def runs_of_pixels(row: Array, col: Array, runs: Array) -> int:
     """Write row, column and index of the first pixel of each run of neighbours in a row; return how many runs.
 
@@ -41,104 +49,98 @@ def runs_of_pixels(row: Array, col: Array, runs: Array) -> int:
     return n
 
 
-@njit(nogil=True, cache=True, forceinline=True)
-def _root(parent: Array, i: int) -> int:
+@kernel(forceinline=True)
+def _root(parent: Array, i: Any) -> Any:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
     return i
 
 
-@njit(nogil=True, cache=True, forceinline=True)
-def _summits(weight: Array, k: Any, a: Any, b: Any) -> Any:
-    """Return a word: bit m says whether pixel k + m of the run a ... b is above the one before, not below the next."""
-    n = min(LANES, b - k)
-    if k > 0 and k + LANES < len(weight):
-        word = steps(weight, k)
-        rises, falls = word & np.uint64(0xFF), word >> np.uint64(LANES)
-    else:
-        rises, falls = np.uint64(0), np.uint64(0)
-        for m in range(n):
-            rises |= np.uint64(k + m > a and weight[k + m] > weight[k + m - 1]) << np.uint64(m)
-            falls |= np.uint64(k + m + 1 < b and weight[k + m] >= weight[k + m + 1]) << np.uint64(m)
-    # The ends of a run have one neighbour.
-    rises |= np.uint64(k == a)
-    if b - k <= LANES:
-        falls |= np.uint64(1) << np.uint64(n - 1)
-    return rises & falls & ((np.uint64(1) << np.uint64(n)) - np.uint64(1))
+@kernel(forceinline=True)
+def _words_of(first: Any, run: Any) -> Any:
+    """Return the place of the words whose bits are a run's pixels, of which `first` is the first: each has enough."""
+    return np.int64(run) + (np.int64(first) >> 6)
 
 
-@njit(nogil=True, cache=True)
-def _is_exceeded(weight: Array, i: Any, p: Any, low: Any, high: Any, equal: bool) -> Any:
-    """Do what `exceeded` (with equal: `reached`) does, one by one, where eight values cannot be read."""
-    word = np.uint64(0)
-    for k in range(min(LANES, len(weight) - i)):
-        for m in range(max(low, k - 1), min(high, k + 2)):
-            higher = weight[p + m] > weight[i + k] or (equal and weight[p + m] == weight[i + k])
-            word |= np.uint64(higher) << np.uint64(k)
-    return word
+@kernel(forceinline=True)
+def _keep_maxima(
+    weight: Array, a: Any, b: Any, p: Any, q: Any, x: Any, y: Any, shift: Any, m: Any, maxima: Array
+) -> None:
+    """Clear the bits of those of 16 pixels of a run, from its m-th on, and of a run above it, that the other exceeds.
 
-
-@njit(nogil=True, cache=True, forceinline=True)
-def _keep_maxima(weight: Array, a: Any, b: Any, p: Any, low: Any, high: Any, equal: bool, maxima: Array) -> None:
-    """Clear the bits of the pixels of the run a ... b that a touching pixel of another row's run exceeds.
-
-    The neighbour of pixel a + k lies at p + k, and in the run where low <= k < high. With equal, one that is as bright
-    exceeds it too.
+    The run a ... b begins shift columns after the run p ... q; their bits are in the words from x and y on. One of the
+    16 pixels at least has a neighbour in p ... q.
     """
-    block = a
-    for k in range(a, b, LANES):
-        shift = k - a
-        if p + shift >= 1 and max(p + shift, k) + LANES < len(weight):
-            if equal:
-                word = reached(weight, k, p + shift, low - shift, high - shift)
-            else:
-                word = exceeded(weight, k, p + shift, low - shift, high - shift)
-        else:
-            word = _is_exceeded(weight, k, p + shift, low - shift, high - shift, equal)
-        maxima[block] &= np.uint8(~word)
-        block += 1
+    # One comparison serves both: what does not reach its neighbour below is exceeded by it.
+    near = p + shift + m
+    # Bit t stands for the pixel near + t - 1, if it is in p ... q.
+    one = np.int64(1)
+    there = (one << min(q - near + 1, WIDE + 2)) - (one << max(p - near + 1, 0))
+    here = (one << min(np.int64(WIDE), b - a - m)) - one
+    left, straight, right = there & here, (there >> 1) & here, (there >> 2) & here
+    word = reached(weight, a + m, near, left, straight, right)
+    up_left, up, up_right = word & 0xFFFF, (word >> WIDE) & 0xFFFF, word >> (2 * WIDE)
+    place = np.uintp(x + (m >> 6))
+    maxima[place] &= ~((up_left | up | up_right) << (m & 63))
+    exceeded = (left & ~up_left) | ((straight & ~up) << 1) | ((right & ~up_right) << 2)
+    at = shift + m - 1
+    exceeded >>= max(-at, 0)
+    at = max(at, 0)
+    place = np.uintp(y + (at >> 6))
+    at &= 63
+    maxima[place] &= ~(exceeded << at)
+    if at > 64 - (WIDE + 2) and exceeded >> (64 - at) != 0:
+        maxima[place + np.uintp(1)] &= ~(exceeded >> (64 - at))
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def groups(weight: Array, runs: Array, n_runs: int, group: Array, size: Array, maxima: Array, near: Array) -> int:
     """Number the 8-connected groups of pixels from 0 by their first pixel; return how many there are.
 
     runs is what `runs_of_pixels` wrote. Written are: group, that of each run; size, the pixels of each group; near
     (4, runs), the runs above, from and to, and those below, that each run touches; and the local maxima, pixels of
-    which no 8-neighbour is brighter, nor as bright and earlier, as bits: those of the first eight pixels of run k are
-    maxima[runs[2, k]], those of the next eight follow it.
+    which no 8-neighbour is brighter, nor as bright and earlier, as bits: those of the first 64 pixels of run k are
+    maxima[k + runs[2, k] // 64], those of the next 64 follow it.
     """
     # Runs go through the union-find, not pixels. The lower index wins, so a root is always the first run of its group.
-    # Pixels are compared while the runs are side by side anyway; it takes most of the time, but a pass of its own more.
+    # Pixels are compared while the runs are side by side anyway; it takes half of the time, but a pass of its own more.
     rows, cols, first = runs[0], runs[1], runs[2]
-    above = 0
+    one = np.int64(1)
+    above = np.uintp(0)
     for i in range(n_runs):
         group[i] = i
         a, b = np.int64(first[i]), np.int64(first[i + 1])
-        r, start = rows[i], np.int64(cols[i])
-        end = start + b - a
-        for k in range(a, b, LANES):
-            maxima[a + (k - a) // LANES] = _summits(weight, k, a, b)
-        # Runs above that end before this one can touch them cannot touch a later one of this row either.
-        while rows[above] < r - 1 or (rows[above] == r - 1 and cols[above] + first[above + 1] - first[above] < start):
-            above += 1
+        start, length = np.int64(cols[i]), b - a
+        x = _words_of(a, i)
+        for m in range(0, length, WIDE):
+            here = (one << min(np.int64(WIDE), length - m)) - one
+            # The ends of a run have one neighbour.
+            before, after = here & ~np.int64(m == 0), here & ((one << min(np.int64(WIDE), length - m - 1)) - one)
+            word = steps(weight, a + m, here, before, after) << (m & 63)
+            place = np.uintp(x + (m >> 6))
+            maxima[place] = word if m & 63 == 0 else maxima[place] | word
+        # Runs above that end before this one can touch them cannot touch a later one of this row either. Row and column
+        # are compared as one number: two conditions cannot be foretold as well as one.
+        place = ((np.int64(rows[i]) - 1) << 32) + start
+        while (np.int64(rows[above]) << 32) + cols[above] + first[above + np.uintp(1)] - first[above] < place:
+            above += np.uintp(1)
         near[0, i] = j = above
         near[2, i] = near[3, i] = 0
-        while rows[j] == r - 1 and cols[j] <= end:
-            p, q = np.int64(first[j]), np.int64(first[j + 1])
-            shift = start - cols[j]
-            _keep_maxima(weight, a, b, p + shift, -shift, q - p - shift, True, maxima)
-            _keep_maxima(weight, p, q, a - shift, shift, b - a + shift, False, maxima)
-            x, y = _root(group, i), _root(group, j)
-            if x < y:
-                group[y] = x
-            elif y < x:
-                group[x] = y
+        while (np.int64(rows[j]) << 32) + cols[j] <= place + length:
+            p, q = np.int64(first[j]), np.int64(first[j + np.uintp(1)])
+            shift, y = start - cols[j], _words_of(p, j)
+            for m in range(max(0, -shift - 1) & ~np.int64(WIDE - 1), min(length, q - p - shift + 1), WIDE):
+                _keep_maxima(weight, a, b, p, q, x, y, shift, m, maxima)
+            u, v = _root(group, i), _root(group, np.int64(j))
+            if u < v:
+                group[v] = u
+            elif v < u:
+                group[u] = v
             if near[3, j] == 0:
                 near[2, j] = i
             near[3, j] = i + 1
-            j += 1
+            j += np.uintp(1)
         near[1, i] = j
     n = 0
     for i in range(n_runs):
@@ -153,40 +155,35 @@ def groups(weight: Array, runs: Array, n_runs: int, group: Array, size: Array, m
     return n
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@kernel(forceinline=True)
 def _beside(runs: Array, i: Any, j: Any, k: Any) -> tuple[Any, Any, Any]:
     """Say where run j lies beside the pixels of run i from k on: the neighbour of k, and as which pixels it counts."""
+    # Indices without a sign: nobody has to see then whether they count from the end.
+    i, j = np.uintp(i), np.uintp(j)
     start = np.int64(runs[2, j])
     p = start + runs[1, i] - runs[1, j] + k - runs[2, i]
-    return p, start - p, runs[2, j + 1] - p
+    return p, start - p, runs[2, j + np.uintp(1)] - p
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@kernel(forceinline=True)
 def _add(weight: Array, runs: Array, i: Any, j: Any, k: Any, side: Any, middle: Any, sums: Array) -> None:
-    """Add to eight sums of run i, from k on, their neighbours in run j."""
+    """Add to 16 sums of run i, from k on, their neighbours in run j."""
     p, low, high = _beside(runs, i, j, k)
-    if p >= 1 and max(p, k) + LANES < len(weight):
-        add_near(weight, k, p, low, high, side, middle, sums)
-        return
-    for m in range(min(LANES, len(weight) - k)):
-        for near in range(max(low, m - 1), min(high, m + 2)):
-            sums[k + m] += weight[p + near] * (middle if near == m else side)
+    add_near(weight, k, p, low, high, side, middle, sums)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def smooth(weight: Array, runs: Array, n_runs: int, near: Array, smoothed: Array) -> None:
     """Smooth by 3 x 3 weights [1 2 1; 2 4 2; 1 2 1] / 16 over the listed pixels; others count as 0.
 
     All float32, in the order of ImageD11's ``sparse_smooth``: a sixteenth of the pixel itself, then its neighbours in
-    raster order, three more sixteenths of itself in its turn. near is what `groups` wrote; smoothed has LANES more
+    raster order, three more sixteenths of itself in its turn. near is what `groups` wrote; smoothed has WIDE more
     places than there are pixels.
     """
     one, two, three = np.float32(0.0625), np.float32(0.125), np.float32(0.1875)
-    n = len(weight)
     for i in range(n_runs):
-        for k in range(np.int64(runs[2, i]), np.int64(runs[2, i + 1]), LANES):
-            for m in range(k, min(k + LANES, n)):
-                smoothed[m] = weight[m] * one
+        for k in range(np.int64(runs[2, i]), np.int64(runs[2, i + 1]), WIDE):
+            set_scaled(weight, k, np.int64(runs[2, i + 1]) - k, one, smoothed)
             for j in range(near[0, i], near[1, i]):
                 _add(weight, runs, i, j, k, one, two, smoothed)
             _add(weight, runs, i, i, k, two, three, smoothed)
@@ -194,49 +191,46 @@ def smooth(weight: Array, runs: Array, n_runs: int, near: Array, smoothed: Array
                 _add(weight, runs, i, j, k, one, two, smoothed)
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@kernel(forceinline=True)
 def _take(weight: Array, runs: Array, i: Any, j: Any, k: Any, best: Array, top: Array) -> None:
-    """Let eight pixels of run i, from k on, take what is brighter than their best so far in run j."""
+    """Let 16 pixels of run i, from k on, take what is brighter than their best so far in run j."""
     p, low, high = _beside(runs, i, j, k)
-    if p >= 1 and max(p, k) + LANES < len(weight):
-        take_brighter(weight, k, p, low, high, best, top)
-        return
-    for m in range(min(LANES, len(weight) - k)):
-        for near in range(max(low, m - 1), min(high, m + 2)):
-            if weight[p + near] > best[k + m]:
-                best[k + m] = weight[p + near]
-                top[k + m] = p + near
+    take_brighter(weight, k, p, low, high, best, top)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def climb(weight: Array, runs: Array, n_runs: int, near: Array, best: Array, top: Array) -> None:
-    """Write the local maximum that each pixel climbs to, by way of the brightest of its 3 x 3 neighbourhood.
+    """Write the brightest pixel of each one's 3 x 3 neighbourhood; `settle` then goes on to the local maximum.
 
     Of equals the first in raster order is taken, the pixel itself in its turn. weight may be float32 or float64, near
-    is what `groups` wrote, best (of weight's type) is room to work in; best and top have LANES more places than there
+    is what `groups` wrote, best (of weight's type) is room to work in; best and top have WIDE more places than there
     are pixels.
     """
-    n = len(weight)
     for i in range(n_runs):
-        for k in range(np.int64(runs[2, i]), np.int64(runs[2, i + 1]), LANES):
-            for m in range(k, min(k + LANES, n)):
-                best[m] = -np.inf
+        for k in range(np.int64(runs[2, i]), np.int64(runs[2, i + 1]), WIDE):
+            set_lowest(best, k)
             for j in range(near[0, i], near[1, i]):
                 _take(weight, runs, i, j, k, best, top)
             _take(weight, runs, i, i, k, best, top)
             for j in range(near[2, i], near[3, i]):
                 _take(weight, runs, i, j, k, best, top)
-    # Each pass doubles the steps that are taken at once.
-    moved = True
+
+
+@kernel()
+def settle(top: Array, n: int) -> None:
+    """Go on from where each of n pixels points to until nothing moves."""
+    # Each pass doubles the steps that are taken at once. With a flag instead of bits it takes twice the time.
+    moved = np.int32(1)
     while moved:
-        moved = False
+        moved = np.int32(0)
         for i in range(n):
-            further = top[top[i]]
-            moved |= further != top[i]
+            near = top[i]
+            further = top[np.uintp(near)]
+            moved |= further ^ near
             top[i] = further
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def flat_tops(weight: Array, runs: Array, n_runs: int, near: Array, is_top: Array) -> None:
     """Mark the pixels that no 8-neighbour exceeds: of a flat top all. near is what `groups` wrote."""
     first = runs[2]
@@ -294,7 +288,7 @@ def nearest_maximum(
             top[i] = best
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def number_tops(
     top: Array,
     runs: Array,
@@ -333,7 +327,7 @@ def number_tops(
     return n, parts
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def moments(
     weight: Array,
     stretch: Array,
@@ -342,60 +336,110 @@ def moments(
     sums: Array,
     box: Array,
     counts: Array,
-    labels: Array,
 ) -> None:
-    """Sum each label's pixels in raster order, and write the label of each pixel.
+    """Sum each label's pixels in raster order.
 
     A stretch is a row of neighbours of one label, -1 for none, as `runs_of_pixels` and `number_tops` write them. sums
     (n, 8): weight, w dr, w dc, w dr^2, w dc^2, w dr dc, largest weight, with dr, dc from the first pixel; box (n, 8):
     first row, first col, row_min, row_max, col_min, col_max, row and col of the brightest pixel; counts (n), of zeros:
     pixels.
     """
+    # Whole numbers that stay below 2^53 have one sum, whatever the order: 16 pixels at once then.
+    if _sum_any_order(weight, stretch, label, n_stretches, sums, box, counts):
+        return
+    counts[:] = 0
     flat = sums.reshape(-1)
     for s in range(n_stretches):
         k, a, b = np.int64(label[s]), np.int64(stretch[2, s]), np.int64(stretch[2, s + 1])
-        for i in range(a, b, LANES):
-            if i + LANES <= len(labels):
-                # What is too much, the next stretch overwrites.
-                for m in range(LANES):
-                    labels[i + m] = k
-            else:
-                labels[i:b] = k
         if k < 0:
             continue
         r, c = stretch[0, s], stretch[1, s]
-        if counts[k] == 0:
-            box[k, 0] = box[k, 2] = r
-            box[k, 1] = box[k, 4] = box[k, 5] = c
-            sums[k] = 0.0
-            sums[k, 6] = -np.inf
+        _enter(k, r, c, b - a, sums, box, counts)
         at = add_moments(weight, a, b - a, float(r - box[k, 0]), float(c - box[k, 1]), flat, k * LANES)
-        # No branch: whether a row is the brightest so far cannot be predicted.
-        brighter = weight[at] > sums[k, 6]
-        sums[k, 6] = weight[at] if brighter else sums[k, 6]
-        box[k, 6] = r if brighter else box[k, 6]
-        box[k, 7] = c + at - a if brighter else box[k, 7]
-        box[k, 3] = r
-        box[k, 4] = min(box[k, 4], c)
-        box[k, 5] = max(box[k, 5], c + b - a - 1)
-        counts[k] += b - a
+        _take_brightest(k, r, c + at - a, weight[at], sums, box)
 
 
-@njit(nogil=True, cache=True)
-def count_maxima(runs: Array, n_runs: int, maxima: Array, labels: Array, counts: Array) -> None:
+@kernel(forceinline=True)
+def _enter(k: Any, r: Any, c: Any, n: Any, sums: Array, box: Array, counts: Array) -> None:
+    """Let a stretch of n pixels, from row r and column c on, belong to label k."""
+    if counts[k] == 0:
+        box[k, 0] = box[k, 2] = r
+        box[k, 1] = box[k, 4] = box[k, 5] = c
+        for m in range(6):
+            sums[k, m] = 0.0
+        sums[k, 6] = -np.inf
+    box[k, 3] = r
+    box[k, 4] = min(box[k, 4], c)
+    box[k, 5] = max(box[k, 5], c + n - 1)
+    counts[k] += n
+
+
+@kernel(forceinline=True)
+def _take_brightest(k: Any, r: Any, c: Any, most: Any, sums: Array, box: Array) -> None:
+    """Let the brightest pixel of a stretch be that of label k, if it is brighter than those before."""
+    # No branch: whether a row is the brightest so far cannot be predicted.
+    brighter = most > sums[k, 6]
+    sums[k, 6] = most if brighter else sums[k, 6]
+    box[k, 6] = r if brighter else box[k, 6]
+    box[k, 7] = c if brighter else box[k, 7]
+
+
+@kernel()
+def _sum_any_order(
+    weight: Array, stretch: Array, label: Array, n_stretches: int, sums: Array, box: Array, counts: Array
+) -> bool:
+    """Do what `moments` does without its order; return whether that is the same."""
+    for s in range(n_stretches):
+        k, a, b = np.int64(label[s]), np.int64(stretch[2, s]), np.int64(stretch[2, s + 1])
+        if k < 0:
+            continue
+        r, c = stretch[0, s], stretch[1, s]
+        _enter(k, r, c, b - a, sums, box, counts)
+        dr, dc = float(r - box[k, 0]), float(c - box[k, 1])
+        total, by_col, by_col2, most, at, whole = 0.0, 0.0, 0.0, -1.0, a, True
+        for i in range(a, b, WIDE):
+            some = sum_whole(weight, i, b - i, dc + (i - a))
+            total, by_col, by_col2 = total + some[0], by_col + some[1], by_col2 + some[2]
+            at = some[4] if some[3] > most else at
+            most = max(most, some[3])
+            whole &= some[5]
+        if not whole:
+            return False
+        sums[k, 0] += total
+        sums[k, 1] += dr * total
+        sums[k, 2] += by_col
+        sums[k, 3] += dr * dr * total
+        sums[k, 4] += by_col2
+        sums[k, 5] += dr * by_col
+        _take_brightest(k, r, c + at - a, most, sums, box)
+    most = 0.0
+    for k in range(len(sums)):
+        # Of terms that are nowhere negative: none of what was added up was larger.
+        most = max(most, sums[k, 0], sums[k, 3] + sums[k, 4])
+    return most < _WHOLE
+
+
+@kernel()
+def count_maxima(runs: Array, maxima: Array, stretch: Array, label: Array, n_stretches: int, counts: Array) -> None:
     """Count the local maxima of each label, as `groups` found them; counts (n), of zeros."""
-    for run in range(n_runs):
-        a, b = runs[2, run], runs[2, run + 1]
-        for k in range(a, b, LANES):
-            word = np.uint64(maxima[a + (k - a) // LANES])
-            while word != 0:
-                label = labels[k + np.int64(trailing_zeros(word))]
-                if label >= 0:
-                    counts[label] += 1
-                word &= word - np.uint64(1)
+    first = runs[2]
+    run = 0
+    for s in range(n_stretches):
+        if label[s] < 0:
+            continue
+        a, b = np.int64(stretch[2, s]), np.int64(stretch[2, s + 1])
+        while first[run + 1] <= a:
+            run += 1
+        word = _words_of(first[run], run)
+        a, b = a - first[run], b - first[run]
+        while a < b:
+            stop = min(b, (a | 63) + 1)
+            bits = (maxima[word + (a >> 6)] >> (a & 63)) & ((np.int64(1) << (stop - a)) - 1 if stop - a < 64 else -1)
+            counts[label[s]] += count_ones(bits)
+            a = stop
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def count_labels(labels: Array, marked: Array, counts: Array) -> None:
     """Count the marked pixels of each label; counts (n), of zeros."""
     for i in range(len(labels)):
@@ -403,30 +447,35 @@ def count_labels(labels: Array, marked: Array, counts: Array) -> None:
             counts[labels[i]] += marked[i]
 
 
-@njit(nogil=True, cache=True)
-def keep_labelled(
+@kernel()
+def table_of_pixels(
+    raw: Array,
+    stretch: Array,
+    label: Array,
+    n_stretches: int,
     labels: Array,
     row: Array,
     col: Array,
-    raw: Array,
-    kept_label: Array,
-    kept_row: Array,
-    kept_col: Array,
-    kept_raw: Array,
-) -> int:
-    """Write the pixels that have a label, with counts as float64; return how many they are."""
+    value: Array,
+) -> Any:
+    """Write the pixels of stretches that have a label, with counts as float64; return how many they are.
+
+    labels, row, col and value have WIDE more places than there are pixels.
+    """
     n = 0
-    for i in range(len(labels)):
-        # No branch: what is not kept is overwritten by the next.
-        kept_label[n] = labels[i]
-        kept_row[n] = row[i]
-        kept_col[n] = col[i]
-        kept_raw[n] = raw[i]
-        n += labels[i] >= 0
+    for s in range(n_stretches):
+        k, a, b = np.int64(label[s]), np.int64(stretch[2, s]), np.int64(stretch[2, s + 1])
+        if k < 0:
+            continue
+        r, c = np.int64(stretch[0, s]), np.int64(stretch[1, s])
+        for m in range(0, b - a, WIDE):
+            # What is too much, the next stretch overwrites.
+            keep_pixels(raw, a + m, b - a - m, k, r, c + m, labels, row, col, value, n + m)
+        n += b - a
     return n
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def columns_of_peaks(
     sums: Array, box: Array, shape: tuple[int, int], moments: Array, places: Array, edge: Array
 ) -> None:

@@ -12,7 +12,7 @@ from .errors import SettingsError
 from .fitting import FitRecipe, Surroundings, fit_peaks
 from .recipe import Recipe, is_number
 from .tables import PEAKS, PIXELS, Columns, tables_with_roles
-from .vectors import LANES
+from .vectors import LANES, WIDE
 
 _MOST_KEPT = 1 << 19
 "Pixels of room that is kept: memory does not stay as large as the worst frame made it."
@@ -116,11 +116,13 @@ class PeakFinder:
             stretch, label = room.stretch, room.label
             n_stretches, n_peaks = peak_kernels.number_tops(top, runs, n_runs, number, room.seen, stretch, label)
         sums, box = np.empty((n_peaks, LANES)), np.empty((n_peaks, 8), np.int32)
-        labels = room.labels[:n]
         n_pixels, n_maxima = np.zeros(n_peaks, np.int32), np.zeros(n_peaks, np.int32)
-        peak_kernels.moments(lit.intensity, stretch, label, n_stretches, sums, box, n_pixels, labels)
-        peak_kernels.count_maxima(runs, n_runs, room.maxima, labels, n_maxima)
+        peak_kernels.moments(lit.intensity, stretch, label, n_stretches, sums, box, n_pixels)
+        peak_kernels.count_maxima(runs, room.maxima, stretch, label, n_stretches, n_maxima)
         all_saturated, n_saturated = -1, np.full(n_peaks, -1, np.int32)
+        labels = np.zeros(0, np.int32)
+        if self._fit is not None or self._recipe.saturation is not None or edge is not None:
+            labels = np.repeat(label[:n_stretches], np.diff(stretch[2, : n_stretches + 1]))
         if self._recipe.saturation is not None:
             saturated = lit.raw >= np.float64(self._recipe.saturation)
             all_saturated = int(saturated.sum())
@@ -135,7 +137,7 @@ class PeakFinder:
         return PeaksOfFrame(
             frame=frame,
             peaks=self._table.batch(columns),
-            pixels=_pixels(frame, lit, labels),
+            pixels=_pixels(frame, lit.raw, stretch, label, n_stretches),
             n_lit=n,
             n_dropped=found - kept,
             n_saturated=all_saturated,
@@ -159,8 +161,10 @@ class PeakFinder:
             single[:] = weight
             peak_kernels.smooth(single, *near, room.smoothed)
             peak_kernels.climb(room.smoothed[: len(row)], *near, room.single_best, top)
+            peak_kernels.settle(top, len(row))
         else:
             peak_kernels.climb(weight, *near, room.best, top)
+            peak_kernels.settle(top, len(row))
         return top[: len(row)]
 
 
@@ -170,11 +174,11 @@ class _Room:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         # The kernels write whole vectors.
-        size = capacity + LANES
+        size = capacity + WIDE
         self.runs, self.stretch = np.empty((2, 3, size), np.int32)
         self.group, self.size = np.empty((2, size), np.int32)
-        self.maxima, self.near = np.empty(size, np.uint8), np.empty((4, size), np.int32)
-        self.top, self.seen, self.label, self.labels = np.empty((4, size), np.int32)
+        self.maxima, self.near = np.empty(size + size // 64, np.int64), np.empty((4, size), np.int32)
+        self.top, self.seen, self.label = np.empty((3, size), np.int32)
         self.single, self.smoothed, self.single_best = np.empty((3, size), np.float32)
         self.best = np.empty(size)
 
@@ -227,12 +231,13 @@ def _marked(labels: np.ndarray, marked: np.ndarray, n_peaks: int) -> np.ndarray:
     return counts
 
 
-def _pixels(frame: int, lit: LitPixels, labels: np.ndarray) -> Columns:
-    n = len(labels)
-    peak, row, col = np.empty((3, n), np.int32)
-    raw = np.empty(n, np.float64)
-    n = peak_kernels.keep_labelled(labels, lit.row, lit.col, lit.raw, peak, row, col, raw)
-    columns = {"peak": peak[:n], "row": row[:n], "col": col[:n], "intensity": raw[:n]}
+def _pixels(frame: int, raw: np.ndarray, stretch: np.ndarray, label: np.ndarray, n_stretches: int) -> Columns:
+    # The kernel writes whole vectors.
+    room = len(raw) + WIDE
+    peak, row, col = np.empty((3, room), np.int32)
+    value = np.empty(room, np.float64)
+    n = peak_kernels.table_of_pixels(raw, stretch, label, n_stretches, peak, row, col, value)
+    columns = {"peak": peak[:n], "row": row[:n], "col": col[:n], "intensity": value[:n]}
     return PIXELS.batch({"frame": np.full(n, frame), **columns})
 
 

@@ -11,8 +11,10 @@ equal to the bit. The caller sees to it that eight values can be read and writte
 # holds a lit one are looked at singly; one comparison of 64 pixels to a word of 64 bits 0.25-0.30 ms, and runs of lit
 # pixels come out of the word by counting zeros, so that 3000 spots a frame cost 0.2 ms more than 50.
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -20,11 +22,25 @@ from numba.extending import intrinsic
 WORD = 64
 """Pixels that are compared at once."""
 LANES = 8
-"""Pixels that are taken at once by everything else."""
+"""Pixels that are taken at once where sums or indices are kept of each."""
+WIDE = 16
+"""Pixels that are taken at once where they are compared, or summed to few numbers: few runs are longer."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def kernel(**options: Any) -> Callable[[_Function], _Function]:
+    """Compile a function that makes no array and keeps none: ``njit`` without counting who uses which array.
+
+    Numba counts up and down, an atomic operation of some 5 ns each, wherever a function that is put into another is
+    given arrays, inlined or not: a dozen times for each run of pixels, a third of the time of a crowded frame.
+    """
+    njit: Any = numba.njit
+    return njit(nogil=True, cache=True, _nrt=False, **options)
+
 
 _I1, _I8, _I32, _I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _DOUBLE, _FLOAT = ir.DoubleType(), ir.FloatType()
-_INDICES = ir.VectorType(_I32, LANES)
 _DOUBLES = ir.VectorType(_DOUBLE, LANES)
 
 
@@ -40,6 +56,23 @@ def _load(context: Any, builder: Any, array_type: Any, array: Any, index: Any, l
     return builder.load(place, align=array_type.dtype.bitwidth // 8)
 
 
+def _load_some(context: Any, builder: Any, array_type: Any, array: Any, index: Any, flags: Any) -> Any:
+    """Load the lanes whose flag is set, 0 in the others, whose memory need not exist."""
+    vector = ir.VectorType(context.get_data_type(array_type.dtype), flags.type.count)
+    place = _place(context, builder, array_type, array, index, vector)
+    kind = "f" if isinstance(array_type.dtype, types.Float) else "i"
+    name = f"llvm.masked.load.v{vector.count}{kind}{array_type.dtype.bitwidth}.p0"
+    function = ir.FunctionType(vector, [place.type, _I32, flags.type, vector])
+    load = builder.module.globals.get(name) or ir.Function(builder.module, function, name)
+    align = ir.Constant(_I32, array_type.dtype.bitwidth // 8)
+    return builder.call(load, [place, align, flags, ir.Constant(vector, None)])
+
+
+def _flags(builder: Any, word: Any, lanes: int = WIDE) -> Any:
+    """Return the lowest bits of a word as flags of lanes."""
+    return builder.bitcast(builder.trunc(word, ir.IntType(lanes)), ir.VectorType(_I1, lanes))
+
+
 def _store(context: Any, builder: Any, array_type: Any, array: Any, index: Any, values: Any) -> None:
     place = _place(context, builder, array_type, array, index, values.type)
     builder.store(values, place, align=array_type.dtype.bitwidth // 8)
@@ -52,9 +85,22 @@ def _splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
 
 
 def _doubles(builder: Any, values: Any, number: Any) -> Any:
+    vector = ir.VectorType(_DOUBLE, values.type.count)
     if isinstance(number, types.Float):
-        return values if number.bitwidth == 64 else builder.fpext(values, _DOUBLES)
-    return builder.sitofp(values, _DOUBLES) if number.signed else builder.uitofp(values, _DOUBLES)
+        return values if number.bitwidth == 64 else builder.fpext(values, vector)
+    return builder.sitofp(values, vector) if number.signed else builder.uitofp(values, vector)
+
+
+def _first(builder: Any, n: Any) -> Any:
+    """Return flags of the first n of 16 lanes."""
+    lanes = ir.Constant(ir.VectorType(_I32, WIDE), list(range(WIDE)))
+    return builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(n, _I32), WIDE))
+
+
+def _from(builder: Any, number: Any) -> Any:
+    """Return number, number + 1 ... in 16 lanes."""
+    lanes = ir.Constant(ir.VectorType(_I32, WIDE), list(range(WIDE)))
+    return builder.add(_splat(builder, builder.trunc(number, _I32), WIDE), lanes)
 
 
 @intrinsic
@@ -90,6 +136,16 @@ def _trailing_zeros(typing: Any, word: Any) -> Any:
 
 
 @intrinsic
+def _count_ones(typing: Any, word: Any) -> Any:
+    """Count the set bits of a word."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
 def _prefetch(typing: Any, array: Any, i: Any) -> Any:
     """Ask for the memory of array[i] to be read soon."""
 
@@ -111,6 +167,7 @@ def _list_pixels(
     typing: Any,
     raw: Any,
     i: Any,
+    n: Any,
     background: Any,
     j: Any,
     shift: Any,
@@ -120,73 +177,116 @@ def _list_pixels(
     col: Any,
     value: Any,
     intensity: Any,
-    n: Any,
+    k: Any,
 ) -> Any:
-    """Write of eight pixels row r, columns from c, counts, and counts - (background - shift), all from n on."""
+    """Write of up to 16 of n pixels row r, columns from c, counts, and counts - (background - shift), all from k on.
+
+    There must be 16 places.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
-        pixels = _load(context, builder, kinds[0], arguments[0], arguments[1])
-        level = _load(context, builder, kinds[2], arguments[2], arguments[3])
-        level = builder.fsub(_doubles(builder, level, kinds[2].dtype), _splat(builder, arguments[4]))
+        flags = _first(builder, arguments[2])
+        pixels = _load_some(context, builder, kinds[0], arguments[0], arguments[1], flags)
+        level = _load_some(context, builder, kinds[3], arguments[3], arguments[4], flags)
+        level = builder.fsub(_doubles(builder, level, kinds[3].dtype), _splat(builder, arguments[5], WIDE))
         above = builder.fsub(_doubles(builder, pixels, kinds[0].dtype), level)
-        rows = _splat(builder, builder.trunc(arguments[5], _I32))
-        cols = builder.add(
-            _splat(builder, builder.trunc(arguments[6], _I32)), ir.Constant(_INDICES, list(range(LANES)))
-        )
-        for k, values in ((7, rows), (8, cols), (9, pixels), (10, above)):
-            _store(context, builder, kinds[k], arguments[k], arguments[11], values)
+        rows = _splat(builder, builder.trunc(arguments[6], _I32), WIDE)
+        for place, values in ((8, rows), (9, _from(builder, arguments[7])), (10, pixels), (11, above)):
+            _store(context, builder, kinds[place], arguments[place], arguments[12], values)
         return context.get_dummy_value()
 
+    index, number = types.intp, types.float64
     signature = types.void(
-        raw, types.intp, background, types.intp, types.float64, types.int64, types.int64, row, col, value, intensity,
-        types.intp,
-    )  # fmt: skip
+        raw, index, types.int64, background, index, number, types.int64, types.int64, row, col, value, intensity, index
+    )
     return signature, generate
 
 
 @intrinsic
-def _steps(typing: Any, values: Any, i: Any) -> Any:
-    """Compare eight values with their neighbours.
+def _keep_pixels(
+    typing: Any,
+    raw: Any,
+    i: Any,
+    n: Any,
+    label: Any,
+    r: Any,
+    c: Any,
+    labels: Any,
+    row: Any,
+    col: Any,
+    value: Any,
+    k: Any,
+) -> Any:
+    """Write of up to 16 of n pixels their label, row r, columns from c, and counts as float64, all from k on.
 
-    Bit k is set where values[i + k] is above the one before, bit 8 + k where it is not below the one after.
+    There must be 16 places.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind, one = signature.args[0], ir.Constant(_I64, 1)
-        here, before, after = (
-            _load(context, builder, kind, arguments[0], index)
-            for index in (arguments[1], builder.sub(arguments[1], one), builder.add(arguments[1], one))
-        )
-        rises = builder.zext(builder.bitcast(builder.fcmp_ordered(">", here, before), _I8), _I64)
-        falls = builder.zext(builder.bitcast(builder.fcmp_ordered(">=", here, after), _I8), _I64)
-        return builder.or_(rises, builder.shl(falls, ir.Constant(_I64, LANES)))
+        kinds = signature.args
+        flags = _first(builder, arguments[2])
+        pixels = _load_some(context, builder, kinds[0], arguments[0], arguments[1], flags)
+        labels, rows = (_splat(builder, builder.trunc(each, _I32), WIDE) for each in arguments[3:5])
+        values = (labels, rows, _from(builder, arguments[5]), _doubles(builder, pixels, kinds[0].dtype))
+        for place, each in enumerate(values, 6):
+            _store(context, builder, kinds[place], arguments[place], arguments[10], each)
+        return context.get_dummy_value()
 
-    return types.uint64(values, types.intp), generate
+    index, whole = types.intp, types.int64
+    return types.void(raw, index, whole, whole, whole, whole, labels, row, col, value, index), generate
 
 
-def _make_exceeded(compare: str) -> Any:
-    """Return an intrinsic whose comparison of a neighbour with a pixel is this one."""
+@intrinsic
+def _steps(typing: Any, values: Any, i: Any, here: Any, before: Any, after: Any) -> Any:
+    """Say of 16 pixels, from i on, whether they exceed the one before and are not below the one after.
 
-    @intrinsic
-    def exceeded(typing: Any, values: Any, i: Any, near: Any, low: Any, high: Any) -> Any:
-        """Compare eight pixels with their three neighbours in another row.
+    Only those count whose bit of here is set, and the one before or after only where the pixel's bit in before or after
+    is set.
+    """
 
-        The neighbour of pixel i + k that is straight above or below lies at near + k. Of the neighbours only those
-        count whose k, one less and one more for those to the sides, is at least low and below high. Bit k is set where
-        one that counts exceeds the pixel.
-        """
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind, (array, index, *words) = signature.args[0], arguments
+        here, before, after = (_flags(builder, each) for each in words)
+        one = ir.Constant(_I64, 1)
+        mine = _load_some(context, builder, kind, array, index, here)
+        others = _load_some(context, builder, kind, array, builder.sub(index, one), before)
+        below = builder.and_(before, builder.fcmp_ordered("<=", mine, others))
+        others = _load_some(context, builder, kind, array, builder.add(index, one), after)
+        below = builder.or_(below, builder.and_(after, builder.fcmp_ordered("<", mine, others)))
+        return _word(builder, builder.and_(here, builder.not_(below)))
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            mine = _load(context, builder, signature.args[0], arguments[0], arguments[1])
-            found = ir.Constant(ir.VectorType(_I1, LANES), [0] * LANES)
-            for others, counts, _ in _three(context, builder, signature, arguments):
-                found = builder.or_(found, builder.and_(counts, builder.fcmp_ordered(compare, others, mine)))
-            return builder.zext(builder.bitcast(found, _I8), _I64)
+    return types.int64(values, types.intp, types.int64, types.int64, types.int64), generate
 
-        return types.uint64(values, types.intp, types.intp, types.int64, types.int64), generate
 
-    return exceeded
+@intrinsic
+def _reached(typing: Any, values: Any, i: Any, near: Any, left: Any, straight: Any, right: Any) -> Any:
+    """Compare 16 pixels, from i on, with three neighbours in another row.
+
+    Bits k, 16 + k and 32 + k are set where values[near + k - 1], [near + k] and [near + k + 1] are at least
+    values[i + k], and where bit k is set in left, straight or right. Others need not exist.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind, (array, index, near, *words) = signature.args[0], arguments
+        flags = [_flags(builder, each) for each in words]
+        here = builder.or_(builder.or_(flags[0], flags[1]), flags[2])
+        mine = _load_some(context, builder, kind, array, index, here)
+        word: Any = ir.Constant(_I64, 0)
+        for place, counts in enumerate(flags):
+            at = builder.add(near, ir.Constant(_I64, place - 1))
+            others = _load_some(context, builder, kind, array, at, counts)
+            bits = _word(builder, builder.and_(counts, builder.fcmp_ordered(">=", others, mine)))
+            word = builder.or_(word, builder.shl(bits, ir.Constant(_I64, place * WIDE)))
+        return word
+
+    signature = types.int64(values, types.intp, types.intp, types.int64, types.int64, types.int64)
+    return signature, generate
+
+
+def _word(builder: Any, flags: Any) -> Any:
+    """Return the flags of 16 lanes as bits of a word."""
+    return builder.zext(builder.bitcast(flags, ir.IntType(WIDE)), _I64)
 
 
 @intrinsic
@@ -248,36 +348,115 @@ def _add_moments(typing: Any, weight: Any, i: Any, n: Any, dr: Any, dc: Any, sum
     return types.int64(weight, types.intp, types.int64, double, double, sums, types.intp), generate
 
 
-def _three(context: Any, builder: Any, signature: Any, arguments: Any) -> list[tuple[Any, Any, Any]]:
-    """Return of the three neighbours of eight pixels in one row: their values, whether they count, and their indices.
+@intrinsic
+def _sum_whole(typing: Any, weight: Any, i: Any, n: Any, dc: Any) -> Any:
+    """Sum n <= 16 pixels of one row, from i on: w, w dc, w dc^2, the largest w, its index (the first of equals).
 
-    Arguments are values, i, near, low, high as those of `exceeded`.
+    dc is that of the first pixel. The last of the result says whether every w is a whole number and none is below 0.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(_DOUBLE, WIDE)
+        w = _load_some(context, builder, signature.args[0], arguments[0], arguments[1], _first(builder, arguments[2]))
+        dc = builder.fadd(_splat(builder, arguments[3], WIDE), ir.Constant(wide, [float(k) for k in range(WIDE)]))
+        by_col = builder.fmul(w, dc)
+        near = builder.call(_unary(builder, "llvm.rint.v16f64", wide), [w])
+        near = builder.call(_unary(builder, "llvm.fabs.v16f64", wide), [near])
+        odd = builder.bitcast(builder.fcmp_unordered("!=", near, w), ir.IntType(WIDE))
+        most = _fold(builder, w, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+        is_most = builder.bitcast(builder.fcmp_ordered("==", w, _splat(builder, most, WIDE)), ir.IntType(WIDE))
+        where = builder.cttz(builder.zext(is_most, _I64), ir.Constant(_I1, 0))
+        values = [
+            _fold(builder, w, builder.fadd),
+            _fold(builder, by_col, builder.fadd),
+            _fold(builder, builder.fmul(by_col, dc), builder.fadd),
+            most,
+            builder.add(arguments[1], where),
+            builder.icmp_unsigned("==", odd, ir.Constant(ir.IntType(WIDE), 0)),
+        ]
+        return context.make_tuple(builder, signature.return_type, values)
+
+    number = types.float64
+    found = types.Tuple((number, number, number, number, types.int64, types.boolean))
+    return found(weight, types.intp, types.int64, number), generate
+
+
+def _unary(builder: Any, name: str, vector: Any) -> Any:
+    return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(vector, [vector]), name)
+
+
+def _fold(builder: Any, vector: Any, join: Any) -> Any:
+    """Join the lanes of a vector to one number, half with half."""
+    size = vector.type.count
+    while size > 1:
+        size //= 2
+        nothing = ir.Constant(vector.type, ir.Undefined)
+        half = ir.VectorType(_I32, size)
+        low, high = (
+            builder.shuffle_vector(vector, nothing, ir.Constant(half, list(range(start, start + size))))
+            for start in (0, size)
+        )
+        vector = join(low, high)
+    return builder.extract_element(vector, ir.Constant(_I32, 0))
+
+
+def _three(context: Any, builder: Any, signature: Any, arguments: Any) -> list[tuple[Any, Any, Any]]:
+    """Return of the three neighbours of 16 pixels in one row: their values, whether they count, and their indices.
+
+    Arguments are values, i, near, low, high. The neighbour of pixel i + k that is straight above or below lies at
+    near + k. Of the neighbours only those count whose k, one less and one more for those to the sides, is at least low
+    and below high.
     """
     found: list[tuple[Any, Any, Any]] = []
-    low, high = (_splat(builder, builder.trunc(each, _I32)) for each in arguments[3:5])
+    low, high = (_splat(builder, builder.trunc(each, _I32), WIDE) for each in arguments[3:5])
     for side in (-1, 0, 1):
         index = builder.add(arguments[2], ir.Constant(_I64, side))
-        places = ir.Constant(_INDICES, [k + side for k in range(LANES)])
+        places = ir.Constant(ir.VectorType(_I32, WIDE), [k + side for k in range(WIDE)])
         counts = builder.and_(builder.icmp_signed(">=", places, low), builder.icmp_signed("<", places, high))
-        values = _load(context, builder, signature.args[0], arguments[0], index)
-        indices = builder.add(_splat(builder, builder.trunc(arguments[2], _I32)), places)
+        values = _load_some(context, builder, signature.args[0], arguments[0], index, counts)
+        indices = builder.add(_splat(builder, builder.trunc(arguments[2], _I32), WIDE), places)
         found.append((values, counts, indices))
     return found
+
+
+@intrinsic
+def _set_scaled(typing: Any, values: Any, i: Any, n: Any, factor: Any, sums: Any) -> Any:
+    """Set 16 sums, float32, from i on: the first n to factor times their values, the others to 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        mine = _load_some(context, builder, kinds[0], arguments[0], arguments[1], _first(builder, arguments[2]))
+        scaled = builder.fmul(mine, _splat(builder, arguments[3], WIDE))
+        _store(context, builder, kinds[4], arguments[4], arguments[1], scaled)
+        return context.get_dummy_value()
+
+    return types.void(values, types.intp, types.int64, types.float32, sums), generate
+
+
+@intrinsic
+def _set_lowest(typing: Any, values: Any, i: Any) -> Any:
+    """Set 16 values, from i on, to minus infinity."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_data_type(signature.args[0].dtype)
+        lowest = ir.Constant(ir.VectorType(kind, WIDE), [float("-inf")] * WIDE)
+        _store(context, builder, signature.args[0], arguments[0], arguments[1], lowest)
+        return context.get_dummy_value()
+
+    return types.void(values, types.intp), generate
 
 
 @intrinsic
 def _add_near(
     typing: Any, values: Any, i: Any, near: Any, low: Any, high: Any, side: Any, middle: Any, sums: Any
 ) -> Any:
-    """Add to eight sums, float32, from i on, three neighbours in a row: side, middle and side times their values."""
+    """Add to 16 sums, float32, from i on, three neighbours in a row: side, middle and side times their values."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        total = _load(context, builder, signature.args[7], arguments[7], arguments[1])
+        total = _load(context, builder, signature.args[7], arguments[7], arguments[1], WIDE)
         weights = (arguments[5], arguments[6], arguments[5])
-        for (others, counts, _), weight in zip(_three(context, builder, signature, arguments), weights, strict=True):
-            nothing = ir.Constant(others.type, [0.0] * LANES)
-            others = builder.select(counts, others, nothing)
-            total = builder.fadd(total, builder.fmul(others, _splat(builder, weight)))
+        for (others, _, _), weight in zip(_three(context, builder, signature, arguments), weights, strict=True):
+            total = builder.fadd(total, builder.fmul(others, _splat(builder, weight, WIDE)))
         _store(context, builder, signature.args[7], arguments[7], arguments[1], total)
         return context.get_dummy_value()
 
@@ -287,14 +466,14 @@ def _add_near(
 
 @intrinsic
 def _take_brighter(typing: Any, values: Any, i: Any, near: Any, low: Any, high: Any, best: Any, where: Any) -> Any:
-    """Let eight pixels, from i on, take what is brighter than their best so far of three neighbours in a row.
+    """Let 16 pixels, from i on, take what is brighter than their best so far of three neighbours in a row.
 
     best holds values, where indices.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        top = _load(context, builder, signature.args[5], arguments[5], arguments[1])
-        place = _load(context, builder, signature.args[6], arguments[6], arguments[1])
+        top = _load(context, builder, signature.args[5], arguments[5], arguments[1], WIDE)
+        place = _load(context, builder, signature.args[6], arguments[6], arguments[1], WIDE)
         # Selections, not branches: where the brightest neighbour lies cannot be predicted.
         for others, counts, indices in _three(context, builder, signature, arguments):
             brighter = builder.and_(counts, builder.fcmp_ordered(">", others, top))
@@ -312,9 +491,13 @@ lit_word: Any = _lit_word
 trailing_zeros: Any = _trailing_zeros
 prefetch: Any = _prefetch
 list_pixels: Any = _list_pixels
+keep_pixels: Any = _keep_pixels
 steps: Any = _steps
-exceeded: Any = _make_exceeded(">")
-reached: Any = _make_exceeded(">=")
+reached: Any = _reached
+count_ones: Any = _count_ones
+sum_whole: Any = _sum_whole
 add_moments: Any = _add_moments
 add_near: Any = _add_near
+set_scaled: Any = _set_scaled
+set_lowest: Any = _set_lowest
 take_brighter: Any = _take_brighter
