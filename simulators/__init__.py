@@ -1,6 +1,7 @@
 """A simulated beamline: grains -> spots -> frames -> detectors and stages that a RunEngine can drive."""
 
 from .axes import SimAxis, SimEnergy, SimRotation, SimShutter, SimTranslation
+from .beam import PencilBeam
 from .crystal import Crystal, Grain, random_grains, random_orientations, reciprocal_basis, reflections
 from .detectors import FrameSource, SimArrayDetector, SimHDF5Detector, SimStreamHDF5Detector
 from .forward import DetectorGeometry, Spots, diffract
@@ -18,6 +19,7 @@ __all__ = [
     "FrameSimulator",
     "FrameSource",
     "Grain",
+    "PencilBeam",
     "Score",
     "SimArrayDetector",
     "SimAxis",

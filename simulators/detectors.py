@@ -2,7 +2,7 @@
 
 `SimArrayDetector` puts the array into the event; `SimHDF5Detector` writes HDF5 and says where in Resource and Datum,
 as ophyd's area detectors do; `SimStreamHDF5Detector` says it in StreamResource and StreamDatum, as ophyd-async does.
-A frame depends on the rotation's position, its step and the number of triggers since staging; never on time.
+A frame depends on the rotation's position and step, on dty and the number of triggers since staging; never on time.
 """
 
 import time
@@ -34,13 +34,16 @@ class FrameSource:
     "has `position` and a `step` signal [degrees]"
     shutter: Any | None = None
     "a signal; while it reads `close` the frames are dark"
+    dty: Any | None = None
+    "has `position`, across the beam [mm]"
 
     def take(self, index: int) -> Frame:
         """Expose frame `index` of this staging: the stage sweeps one step from where it stands."""
         if self.shutter is not None and self.shutter.get() == CLOSED:
             return self.simulator.dark_frame(index)
         start = float(self.rotation.position)
-        return self.simulator.frame(start, start + float(self.rotation.step.get()), index)
+        place = {} if self.dty is None else {"dty": float(self.dty.position)}
+        return self.simulator.frame(start, start + float(self.rotation.step.get()), index, **place)
 
 
 class _SimDetector(Device):

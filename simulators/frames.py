@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 from ..streaming.errors import SettingsError
+from .beam import PencilBeam
 from .crystal import Array, Integers
 from .forward import Spots
 from .kernels import add_boxes, fill_boxes, lay_noise
@@ -76,6 +77,9 @@ class FrameSimulator:
         Equal seeds give equal frames.
     poisson
         Without it a spot's counts are its expected counts, rounded.
+    beam
+        What lights only a part of the sample at a time; without it all grains are lit, wherever dty is. Spots stay
+        where they meet the detector with dty at 0.
     """
 
     def __init__(
@@ -86,17 +90,21 @@ class FrameSimulator:
         noise: DetectorNoise | None = None,
         seed: int = 0,
         poisson: bool = True,
+        beam: PencilBeam | None = None,
     ) -> None:
         self.shape = shape
         self.spots = spots
         self.noise = noise or DetectorNoise()
         self.seed = seed
         self._poisson = poisson
+        self._beam = beam
         self._terms, self._heights, self._boxes = _spot_shapes(spots, shape)
         self._pattern, self._pool, self._dark_pool = self._fixed_parts()
 
-    def frame(self, omega_start: float, omega_end: float, index: int) -> Frame:
+    def frame(self, omega_start: float, omega_end: float, index: int, *, dty: float = 0.0) -> Frame:
         """One exposure while the stage turns from `omega_start` to `omega_end` [degrees], shape (rows, columns).
+
+        A beam narrower than the sample lights what it lights at the middle of the interval, with dty [mm] where it is.
 
         Raises
         ------
@@ -105,7 +113,7 @@ class FrameSimulator:
         """
         rng = self._generator(_FRAME_STREAM, index)
         frame = self._blank(self._pool, rng)
-        values, boxes, starts = self._signal(omega_start, omega_end)
+        values, boxes, starts = self._signal(omega_start, omega_end, dty)
         counts = rng.poisson(values) if self._poisson else np.rint(values).astype(np.int64)
         add_boxes(counts, boxes, starts, self.noise.full_scale, frame)
         return frame
@@ -114,31 +122,42 @@ class FrameSimulator:
         """One exposure with the shutter closed: dark pattern, hot pixels and read noise, shape (rows, columns)."""
         return self._blank(self._dark_pool, self._generator(_DARK_STREAM, index))
 
-    def expected(self, omega_start: float, omega_end: float) -> Array:
+    def expected(self, omega_start: float, omega_end: float, *, dty: float = 0.0) -> Array:
         """Mean counts of the spots alone in a frame: no background, no dark, no full scale, shape (rows, columns)."""
         image = np.zeros(self.shape)
-        values, boxes, starts = self._signal(omega_start, omega_end)
+        values, boxes, starts = self._signal(omega_start, omega_end, dty)
         for box, start in zip(boxes.tolist(), starts.tolist(), strict=True):
             rows, cols = box[1] - box[0], box[3] - box[2]
             image[box[0] : box[1], box[2] : box[3]] += values[start : start + rows * cols].reshape(rows, cols)
         return image
 
-    def truth(self, scan: Sequence[tuple[float, float]] | NDArray[Any], *, min_height: float = 0.0) -> Truth:
+    def truth(
+        self,
+        scan: Sequence[tuple[float, float]] | NDArray[Any],
+        *,
+        min_height: float = 0.0,
+        dty: Sequence[float] | NDArray[Any] | None = None,
+    ) -> Truth:
         """What a perfect reduction of a scan would find.
 
         Parameters
         ----------
         scan
             Start and end of omega of each frame [degrees], shape (n, 2).
+        dty
+            Translation across the beam in each frame [mm], shape (n,); 0 without it.
         min_height
             A spot counts, and a frame counts as touched, where the expected counts of its brightest pixel reach this.
         """
         intervals = np.asarray(scan, dtype=np.float64).reshape(-1, 2)
-        fractions = np.column_stack([self.fractions(start, end) for start, end in intervals.tolist()])
+        places = [0.0] * len(intervals) if dty is None else np.asarray(dty, np.float64).tolist()
+        fractions = np.column_stack(
+            [self.fractions(*each, dty=place) for each, place in zip(intervals.tolist(), places, strict=True)]
+        )
         return make_truth(self.spots, intervals, fractions, self._brightest(), min_height)
 
-    def fractions(self, omega_start: float, omega_end: float) -> Array:
-        """Part of each spot's counts that falls into an omega interval [degrees], shape (spots,)."""
+    def fractions(self, omega_start: float, omega_end: float, *, dty: float = 0.0) -> Array:
+        """Part of each spot's counts that falls into an omega interval [degrees] at a dty [mm], shape (spots,)."""
         low, high = min(omega_start, omega_end), max(omega_start, omega_end)
         if not 0 < high - low <= 360:
             raise SettingsError(
@@ -148,10 +167,11 @@ class FrameSimulator:
         middle = (low + high) / 2
         offset = middle + (self.spots.omega - middle + 180.0) % 360.0 - 180.0
         width = np.sqrt(2.0) * self.spots.sigma_omega
-        return 0.5 * (erf((high - offset) / width) - erf((low - offset) / width))
+        fractions = 0.5 * (erf((high - offset) / width) - erf((low - offset) / width))
+        return fractions if self._beam is None else fractions * self._beam.fractions(middle, dty)[self.spots.grain]
 
-    def _signal(self, omega_start: float, omega_end: float) -> tuple[Array, Integers, Integers]:
-        fractions = self.fractions(omega_start, omega_end)
+    def _signal(self, omega_start: float, omega_end: float, dty: float) -> tuple[Array, Integers, Integers]:
+        fractions = self.fractions(omega_start, omega_end, dty=dty)
         # Less than a hundredth of a count in its brightest pixel: nobody will see it.
         lit = np.flatnonzero(fractions * self._heights > 0.01)
         boxes = self._boxes[lit]

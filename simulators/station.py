@@ -10,7 +10,8 @@ import numpy as np
 
 from ..devices import roles_of
 from ..streaming.errors import SettingsError
-from .axes import SimEnergy, SimRotation, SimShutter, SimTranslation
+from .axes import SimAxis, SimEnergy, SimRotation, SimShutter, SimTranslation
+from .beam import PencilBeam
 from .crystal import Crystal, Grain, random_grains
 from .detectors import FrameSource, SimArrayDetector, SimHDF5Detector, SimStreamHDF5Detector
 from .forward import DetectorGeometry, diffract
@@ -53,6 +54,8 @@ class SimulatedStation:
     "role -> data key"
     image_key: str
     "data key of the images"
+    dty: SimAxis | None = None
+    "moves the sample across a narrow beam [mm]"
 
     @property
     def baseline(self) -> tuple[Any, ...]:
@@ -71,6 +74,7 @@ def simulated_station(
     crystal: Crystal = GOLD,
     grains: Sequence[Grain] | None = None,
     noise: DetectorNoise | None = None,
+    beam_width: float | None = None,
     exposure: float = 0.0,
     compress: bool = True,
     sleep: Callable[[float], None] = time.sleep,
@@ -97,6 +101,8 @@ def simulated_station(
         The sample, instead of a random one.
     noise
         What the detector adds to the spots.
+    beam_width
+        Of a beam narrower than the sample [um]: the station then has a translation across it, the role dty.
     exposure
         Time that a frame takes [s].
     compress
@@ -124,9 +130,11 @@ def simulated_station(
         if grains is not None
         else random_grains(n_grains, seed, radius=300.0, height=100.0, size=(40.0, 80.0), mosaic=(0.05, 0.2))
     )
-    simulator = _simulator(sample, crystal, geometry, median_counts, noise, seed)
+    beam = None if beam_width is None else PencilBeam(sample, beam_width)
+    simulator = _simulator(sample, crystal, geometry, median_counts, {"noise": noise, "seed": seed, "beam": beam})
     rotation, shutter = SimRotation(name="rotation"), SimShutter(name="shutter")
-    source = FrameSource(simulator=simulator, rotation=rotation, shutter=shutter)
+    dty = None if beam is None else SimAxis(name="dty", egu="mm")
+    source = FrameSource(simulator=simulator, rotation=rotation, shutter=shutter, dty=dty)
     made = _detector(detector, source, Path(folder), compress, {"exposure": exposure, "sleep": sleep})
     return SimulatedStation(
         rotation=rotation,
@@ -138,8 +146,9 @@ def simulated_station(
         grains=sample,
         crystal=crystal,
         geometry=geometry,
-        roles=roles_of("rotation", "translation", "energy"),
+        roles=roles_of("rotation", "translation", "energy") | ({} if dty is None else {"dty": dty.name}),
         image_key=made.image_key,
+        dty=dty,
     )
 
 
@@ -148,15 +157,14 @@ def _simulator(
     crystal: Crystal,
     geometry: DetectorGeometry,
     median_counts: float,
-    noise: DetectorNoise | None,
-    seed: int,
+    options: Mapping[str, Any],
 ) -> FrameSimulator:
     # Near the rotation axis a spot lasts for many frames; programs for real data leave these out too.
     spots = diffract(sample, crystal, geometry, scale=1.0, min_eta=6.0)
     if not len(spots):
         raise SettingsError(f"the {len(sample)} grains show no spot on the detector: check lattice and grains")
     scaled = replace(spots, intensity=spots.intensity * (median_counts / float(np.median(spots.intensity))))
-    return FrameSimulator(geometry.shape, scaled, noise=noise, seed=seed)
+    return FrameSimulator(geometry.shape, scaled, **options)
 
 
 def _detector(
