@@ -23,6 +23,7 @@ from scipy.spatial import KDTree
 
 from hedmlive.streaming import Frame, PeaksOfFrame, Recipe, Reducer
 from hedmlive.streaming.corrections import Corrections
+from hedmlive.streaming.limit_kernels import distance_limits
 from hedmlive.streaming.link_rules import Linkable, link_peaks
 from hedmlive.streaming.valleys import valley_cuts
 
@@ -31,6 +32,7 @@ Array = NDArray[Any]
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "link-accuracy.md"
 THRESHOLD = 25.0
 FF = Recipe.from_dict({"like": "ff", "threshold": THRESHOLD, "max_distance": None})
+OF_LIMITS = ("row", "col", "n_pixels", "var_row", "var_col", "cov_row_col")
 REACH, STEPS = 2.5, 1.0
 "A track is that of a spot no further away than this: px, and frames along omega."
 
@@ -101,11 +103,12 @@ class Pairs:
             distance=np.concatenate([some.distance for some in each]),
         )
 
-    @property
-    def ratio(self) -> Array:
-        """Pixels of the larger peak over those of the smaller."""
-        sizes = self.peaks["n_pixels"][self.a], self.peaks["n_pixels"][self.b]
-        return np.maximum(*sizes) / np.minimum(*sizes)
+    def limits(self, by_size: float, by_width: float) -> Array:
+        """Return how far apart the centroids of each candidate may be."""
+        columns = tuple(self.peaks[name] for name in OF_LIMITS)
+        limit = np.empty(len(self.a))
+        distance_limits(self.a, self.b, columns, columns, by_size, by_width, limit)
+        return limit
 
     def tracks(self, keep: Array) -> Tracks:
         """Return the connected components of some candidates."""
@@ -170,12 +173,12 @@ def recipe(**numbers: Any) -> Rule:
     return rule
 
 
-def by_size(distance: float, one_partner: bool = False, **valley: float) -> Rule:
-    """Centroids no further apart than distance * pixels of the larger peak / pixels of the smaller."""
+def by_size(size: float, width: float = 0.0, *, one_partner: bool = False, **valley: float) -> Rule:
+    """Return the rule of `distance_limits`, with one partner at most each way or any number of them."""
 
     def rule(scan: Scan) -> Tracks:
         pairs = scan.pairs
-        cost = pairs.distance / (distance * pairs.ratio)
+        cost = pairs.distance / pairs.limits(size, width)
         keep = cost <= 1
         if one_partner:
             keep = assigned(pairs, cost, keep)
@@ -236,14 +239,15 @@ RULES: dict[str, Rule] = {
     "shared, <= 1 px; valleys": recipe(max_distance=1.0, valley=0.3),
     "shared, <= 1.6 px; valleys": recipe(max_distance=1.6, valley=0.3),
     "by size, 1.1 px": by_size(1.1),
-    "by size, 1.1 px; one partner; valleys": by_size(1.1, one_partner=True, fraction=0.3),
-    "by size, 1.1 px; valleys 0.85 wherever": by_size(1.1, fraction=0.85, apart=np.inf),
-    "by size, 1.1 px; valleys 0.5 wherever": by_size(1.1, fraction=0.5, apart=np.inf),
-    "by size, 0.9 px; valleys": by_size(0.9, fraction=0.3),
-    "**by size, 1.1 px; valleys**": by_size(1.1, fraction=0.3),
-    "by size, 1.2 px; valleys": by_size(1.2, fraction=0.3),
-    "by size, 1.6 px; valleys": by_size(1.6, fraction=0.3),
-    "by size, 2.5 px; valleys": by_size(2.5, fraction=0.3),
+    "by size, 1.1 px; valleys": by_size(1.1, fraction=0.3),
+    "by size and width, 0.65 px + 0.25": by_size(0.65, 0.25),
+    "the same; one partner; valleys": by_size(0.65, 0.25, one_partner=True, fraction=0.3),
+    "the same; valleys 0.5, wherever the maxima": by_size(0.65, 0.25, fraction=0.5, apart=np.inf),
+    "the same; valleys 0.85, wherever the maxima": by_size(0.65, 0.25, fraction=0.85, apart=np.inf),
+    "**the same; valleys**": by_size(0.65, 0.25, fraction=0.3),
+    "0.8 px + 0.25; valleys": by_size(0.8, 0.25, fraction=0.3),
+    "1.1 px + 0.25; valleys": by_size(1.1, 0.25, fraction=0.3),
+    "2 px + 0.25; valleys": by_size(2.0, 0.25, fraction=0.3),
     "by the truth": by_truth,
 }
 
