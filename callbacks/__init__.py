@@ -4,6 +4,7 @@ from .assembler import FrameAssembler
 from .encoding import ArchivedImage
 from .foreign import frame_cache_documents
 from .live import HedmLive, hedm_live_init
+from .neighbours import Neighbours, neighbours_of
 from .parts import Parts
 from .pending import Pending
 from .problems import Problem, Problems
@@ -21,6 +22,7 @@ __all__ = [
     "ArchivedImage",
     "FrameAssembler",
     "HedmLive",
+    "Neighbours",
     "Parts",
     "Pending",
     "Problem",
@@ -40,6 +42,7 @@ __all__ = [
     "hedm_live_init",
     "load_settings",
     "make_sink",
+    "neighbours_of",
     "open_source",
     "process",
     "run_documents",

@@ -53,7 +53,9 @@ def is_compressed(data: h5py.Dataset) -> bool:
         return False
     one_image = (1,) * (data.ndim - 2) + data.shape[-2:]
     # A type that is unlike numpy's, such as 12 bits in 16, HDF5 itself has to convert.
-    plain = data.dtype.kind in "uif" and data.id.get_type() == h5py.h5t.py_create(data.dtype)
+    plain = (
+        data.dtype.kind in "uif" and data.dtype.itemsize <= 8 and data.id.get_type() == h5py.h5t.py_create(data.dtype)
+    )
     filters = data.id.get_create_plist()
     if data.chunks != one_image or not plain or filters.get_nfilters() != 1:
         return False

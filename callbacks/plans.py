@@ -123,7 +123,8 @@ def _columns(start: Mapping[str, Any], pattern: Any, n_motors: int) -> list[np.n
     if pattern in ("linspace", "logspace"):
         _wanted("motors", n_motors, 1)
         line = _line(arguments["start"], arguments["stop"], arguments["num"])
-        return [_checked(10.0**line) if pattern == "logspace" else line]
+        with np.errstate(over="ignore"):
+            return [_checked(10.0**line) if pattern == "logspace" else line]
     args = list(arguments["args"]) if "args" in arguments else []
     if pattern == "inner_product":
         _wanted("arguments", len(args), 3 * n_motors)
@@ -171,7 +172,8 @@ def _line(start: Any, stop: Any, n: Any) -> np.ndarray:
     count = int(n)
     if not 0 < count <= MOST_FRAMES or count != n:
         raise DocumentError(f"{n!r:.40} positions; wanted a whole number, 1 to {MOST_FRAMES}")
-    return _checked(np.linspace(float(start), float(stop), count))
+    ends = _checked((start, stop))
+    return _checked(np.linspace(*ends, count))
 
 
 def _checked(values: Any) -> np.ndarray:

@@ -26,6 +26,8 @@ class Followed:
     "Which frames are neighbours; None for the order of their numbers."
     path: Path | None = None
     "Where the motors are, if that is known beforehand."
+    axes: tuple[Axis, ...] = ()
+    "The motors, with their positions if those are known beforehand."
     step: float = 0.0
     "Usual distance of neighbouring positions of omega, degrees."
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -144,7 +146,7 @@ class RunTrajectory:
         return None if path is None else path.after(self._said.skip_first, dropped=self._said.skipped_in_positions)
 
     def _planned(self, path: Path, per_event: int) -> Followed:
-        axes = [self._axis(role, path.positions[role]) for role in _omega_first(path.positions)]
+        axes = tuple(self._axis(role, path.positions[role]) for role in _omega_first(path.positions))
         pairs = self._pairs(per_event, path.__contains__)
         numbers = range(path.first, path.first + len(path))
         trajectory = Planned(axes, numbers=numbers, pairs=pairs)
@@ -157,7 +159,7 @@ class RunTrajectory:
             "links": len(pairs),
             "axes": [_about(axis) for axis in axes],
         }
-        return Followed(trajectory=trajectory, path=path, step=path.step(1e-3), record=record)
+        return Followed(trajectory=trajectory, path=path, axes=axes, step=path.step(1e-3), record=record)
 
     def _from_positions(self, per_event: int, known: Sequence[str]) -> Followed:
         # A role that never comes would leave every frame without a neighbour.
@@ -173,7 +175,7 @@ class RunTrajectory:
             "links": len(pairs),
             "axes": [_about(axis) for axis in axes],
         }
-        return Followed(trajectory=FromPositions(axes=axes, pairs=pairs), record=record)
+        return Followed(trajectory=FromPositions(axes=axes, pairs=pairs), axes=axes, record=record)
 
     def _axis(self, role: str, positions: np.ndarray | None = None) -> Axis:
         said, recipe = self._said.axes.get(role, AxisSettings()), self._settings.recipe

@@ -14,9 +14,18 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from ..callbacks import ReducedArchiveReader, Settings, Source, load_settings, make_sink, open_source, process
+from ..callbacks import (
+    ReducedArchiveReader,
+    Settings,
+    Source,
+    load_settings,
+    make_sink,
+    neighbours_of,
+    open_source,
+    process,
+)
 from ..streaming import ArchiveError, HedmLiveError, ReplayError, SettingsError
-from .display import error_console, show_digest, show_result, show_run
+from .display import console, error_console, show_digest, show_neighbours, show_result, show_run
 
 _SCHEMES = ("tiled", "databroker")
 
@@ -172,6 +181,29 @@ def digest(file: Annotated[Path, typer.Argument(help="Reduced archive (*_reduced
                 bad.append(f"reduction {attempt} was written with {written}")
     if bad:
         raise ArchiveError(f"{file}: {'; '.join(bad)}: its tables were changed since")
+
+
+@app.command()
+def neighbours(
+    source: Annotated[
+        str, typer.Argument(help="Raw archive (.h5), documents, tiled:// or databroker://, or settings (.yml) alone.")
+    ],
+    settings: SettingsFile = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="File to write each pair of neighbours to.")] = None,
+) -> None:
+    """Show which frames are neighbours along which motor, before a scan or after it. No image is read.
+
+    Settings alone tell it where their block `trajectory` gives positions. The file of --csv has a line for each pair:
+    both frames, the axis, and the positions of both.
+    """
+    if Path(source).suffix in (".yml", ".yaml"):
+        found = neighbours_of(load_settings(source))
+    else:
+        opened = _open(source)
+        found = neighbours_of(_settings(source, opened, settings, Path(), {}, None), opened.documents)
+    show_neighbours(found)
+    if csv is not None:
+        console.print(f"{found.write_csv(csv)} pairs in {csv}", markup=False)
 
 
 @app.command()

@@ -1,14 +1,16 @@
 """What people see: a bar while it runs, a table when it is done; plain lines where there is no terminal."""
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
+from ..callbacks import Neighbours, RunResult
 from ..callbacks import Progress as RunProgress
-from ..callbacks import RunResult
 
 console = Console(highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -61,3 +63,18 @@ def show_problems(result: RunResult) -> None:
     if len(result.problems) > _SHOWN_PROBLEMS:
         rest = len(result.problems) - _SHOWN_PROBLEMS
         error_console.print(f"! and {rest} more, in the archive's attribute `warnings`", style="yellow")
+
+
+def show_neighbours(found: Neighbours) -> None:
+    """Print the axes of a trajectory as a table."""
+    table = Table("axis", "linked", box=None, pad_edge=False)
+    for name in ("positions", "first", "last", "step", "lines", "rings", "pairs"):
+        table.add_column(name, justify="right")
+    for axis in found.overview():
+        ends = ["-" if math.isnan(value) else f"{value:.6g}" for value in (axis.first, axis.last, axis.step)]
+        counts = [str(count) for count in (axis.n_lines, axis.n_rings, axis.n_pairs)]
+        linked = "yes" if axis.linked else "no"
+        table.add_row(axis.name, linked, str(axis.n_positions or "-"), *ends, *counts)
+    console.print(table)
+    first, last = found.numbers[0], found.numbers[-1]
+    console.print(f"frames {first} to {last}, positions from {found.source}", style="dim")

@@ -21,7 +21,7 @@ from hedmlive.cli import main
 from hedmlive.streaming import ArchiveError
 
 Run = Callable[..., Any]
-COMMANDS = ("demo", "serve", "reduce", "replay", "digest", "bench")
+COMMANDS = ("demo", "serve", "reduce", "replay", "digest", "neighbours", "bench")
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_any_number_of_a_recipe_on_the_command_line(run: Run, reduced: Path) -> 
         ("split=[", "wanted NAME=VALUE"),
         ("split=watershed", "split is 'watershed'; wanted none or"),
         ("colour=blue", "unknown keys ['colour']"),
-        ("like=nothing", "like is 'nothing'; wanted plain or ff or nf"),
+        ("like=nothing", "like is 'nothing'; wanted plain or ff or"),
         ("finder=neural", "finder is 'neural'; installed are"),
     ],
 )
