@@ -54,13 +54,10 @@ def shared_pixels(a: Array, b: Array, first: Array, chain: Array, pairs: Array) 
     i = 0
     j = 0
     while i < a.shape[1] and j < b.shape[1]:
-        if a[0, i] != b[0, j]:
-            if a[0, i] < b[0, j]:
-                i += 1
-            else:
-                j += 1
-            continue
-        common = min(a[2, i], b[2, j]) - max(a[1, i], b[1, j])
+        # Row and column in one number: runs of different rows are just far apart, which is one branch less to guess.
+        row_a, row_b = np.int64(a[0, i]) << 32, np.int64(b[0, j]) << 32
+        end_a, end_b = row_a + a[2, i], row_b + b[2, j]
+        common = min(end_a, end_b) - max(row_a + a[1, i], row_b + b[1, j])
         if common > 0:
             p, q = a[3, i], b[3, j]
             before = -1
@@ -79,10 +76,9 @@ def shared_pixels(a: Array, b: Array, first: Array, chain: Array, pairs: Array) 
                 else:
                     first[p] = n
                 n += 1
-        if a[2, i] <= b[2, j]:
-            i += 1
-        else:
-            j += 1
+        earlier = np.int64(end_a <= end_b)
+        i += earlier
+        j += 1 - earlier
     n = 0
     for p in range(len(first)):
         pair = first[p]

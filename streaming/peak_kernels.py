@@ -1,7 +1,8 @@
 """Numba kernels from lit pixels to peaks: validated by their callers, preallocated output, never ``parallel=True``.
 
 Pixels are listed in raster order. Every sum runs over the pixels of a peak in that order, relative to its first pixel:
-that fixes the last bit of a floating-point sum, so that digests can be equal, and a faster kernel must keep this order.
+that fixes the last bit of a floating-point sum, so that digests can be equal. Only where every partial sum is provably
+a whole number below 2^53, thus exact, another order is taken: it gives the same bits.
 """
 
 from typing import Any

@@ -40,6 +40,9 @@ class PeaksOfFrame:
     "Largest intensity of a lit pixel, counts; 0 if none is lit."
     background_level: float = math.nan
     "Mean of the background over the valid pixels, counts."
+    runs: np.ndarray | None = None
+    """Row, first column, end and peak of each run of pixels of one peak, int32, shape (4, runs): what `pixels` says too.
+    A finder that does not have them leaves them out."""
 
 
 class PeakFinder:
@@ -138,6 +141,7 @@ class PeakFinder:
             frame=frame,
             peaks=self._table.batch(columns),
             pixels=_pixels(frame, lit.raw, stretch, label, n_stretches),
+            runs=_runs(stretch, label, n_stretches),
             n_lit=n,
             n_dropped=found - kept,
             n_saturated=all_saturated,
@@ -229,6 +233,11 @@ def _marked(labels: np.ndarray, marked: np.ndarray, n_peaks: int) -> np.ndarray:
     counts = np.zeros(n_peaks, np.int32)
     peak_kernels.count_labels(labels, marked, counts)
     return counts
+
+
+def _runs(stretch: np.ndarray, label: np.ndarray, n_stretches: int) -> np.ndarray:
+    runs = np.empty((4, n_stretches), np.int32)
+    return runs[:, : peak_kernels.runs_with_label(stretch, label, n_stretches, runs)]
 
 
 def _pixels(frame: int, raw: np.ndarray, stretch: np.ndarray, label: np.ndarray, n_stretches: int) -> Columns:

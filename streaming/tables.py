@@ -6,6 +6,7 @@ its first peak. What depends on when things happened is in no table.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Column:
     "False for bookkeeping (clock, document number), which is not science."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """One table of a reduction."""
 
@@ -50,10 +51,15 @@ class Table:
     columns: tuple[Column, ...]
     "The columns, in order."
 
-    @property
+    # Asked for with each batch, some hundred times a second.
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the columns, in order."""
         return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def _types(self) -> dict[str, np.dtype]:
+        return {column.name: np.dtype(column.dtype) for column in self.columns}
 
     def empty(self) -> Columns:
         """Return a batch of no rows."""
@@ -67,12 +73,12 @@ class Table:
         SettingsError
             A column is missing, foreign, or of another length than the first.
         """
-        if set(columns) != set(self.names):
+        if columns.keys() != self._types.keys():
             odd = sorted(set(columns) ^ set(self.names))
             raise SettingsError(f"table {self.name}: columns {odd} are missing or foreign; wanted {self.names}")
-        made = {c.name: np.ascontiguousarray(columns[c.name], dtype=c.dtype) for c in self.columns}
-        lengths = {name: len(values) for name, values in made.items()}
-        if len(set(lengths.values())) > 1:
+        made = {name: np.ascontiguousarray(columns[name], dtype) for name, dtype in self._types.items()}
+        if len({len(values) for values in made.values()}) > 1:
+            lengths = {name: len(values) for name, values in made.items()}
             raise SettingsError(f"table {self.name}: columns differ in length: {lengths}")
         return made
 

@@ -112,6 +112,42 @@ def take_tracks(
 
 
 @njit(nogil=True, cache=True)
+def sweep_rows(n: int, whole: Array, numbers: Array, place: Array) -> int:
+    """Move the rows that are not taken to the front, in their order; return how many.
+
+    Parameters
+    ----------
+    n
+        Rows.
+    whole
+        Shape (9, capacity); its first three rows are parent, following and last.
+    numbers
+        Shape (capacity, numbers).
+    place
+        The new place of each row, -1 of those that were taken; shape (n + 1,), the last one -1.
+    """
+    kept = 0
+    for row in range(n):
+        place[row] = -1
+        if whole[0, row] >= 0:
+            place[row] = kept
+            kept += 1
+    place[n] = -1
+    for row in range(n):
+        to = place[row]
+        if to < 0:
+            continue
+        for k in range(3):
+            # The end of a list, -1, picks the last place, which is -1. Only a root's `last` is ever read.
+            whole[k, to] = place[whole[k, row]]
+        for k in range(3, whole.shape[0]):
+            whole[k, to] = whole[k, row]
+        for k in range(numbers.shape[1]):
+            numbers[to, k] = numbers[row, k]
+    return kept
+
+
+@njit(nogil=True, cache=True)
 def summaries(
     order: Array,
     starts: Array,
@@ -137,7 +173,7 @@ def summaries(
     whole
         Frame, peak, wraps and flags of each row, int64, shape (4, rows).
     numbers
-        Shape (12 + motors, rows): omega_start, omega_end, sum_intensity, max_intensity, row, col, var_row, var_col,
+        Shape (rows, 12 + motors): omega_start, omega_end, sum_intensity, max_intensity, row, col, var_row, var_col,
         cov_row_col, n_pixels, n_saturated, on_edge, then the motors.
     base
         A track's name is base * frame + peak of its first.
@@ -152,8 +188,9 @@ def summaries(
         Track, frame and peak; shape (3, rows of all tracks).
     """
     frame, peak, wraps, flags = whole[0], whole[1], whole[2], whole[3]
-    start_, end_, weight, top, row_, col_ = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
-    n_motors = numbers.shape[0] - 12
+    start_, end_, weight, top = numbers[:, 0], numbers[:, 1], numbers[:, 2], numbers[:, 3]
+    row_, col_ = numbers[:, 4], numbers[:, 5]
+    n_motors = numbers.shape[1] - 12
     n = 0
     for t in range(len(order)):
         first, end = starts[order[t]], starts[order[t] + 1]
@@ -185,10 +222,10 @@ def summaries(
                     high = bound
             n_frames += frame[i] != before
             before = frame[i]
-            n_pixels += np.int64(numbers[9, i])
-            unknown |= numbers[10, i] < 0
-            n_saturated += np.int64(numbers[10, i])
-            edge |= numbers[11, i] > 0
+            n_pixels += np.int64(numbers[i, 9])
+            unknown |= numbers[i, 10] < 0
+            n_saturated += np.int64(numbers[i, 10])
+            edge |= numbers[i, 11] > 0
             wrapped |= wraps[i]
             flagged |= flags[i]
         omega, row, col = omega / total, row / total, col / total
@@ -197,9 +234,9 @@ def summaries(
             i = rows[k]
             w = weight[i]
             d_row, d_col, d_omega = row_[i] - row, col_[i] - col, 0.5 * (start_[i] + end_[i]) - omega
-            var_row += w * (numbers[6, i] + d_row * d_row)
-            var_col += w * (numbers[7, i] + d_col * d_col)
-            cov_row_col += w * (numbers[8, i] + d_row * d_col)
+            var_row += w * (numbers[i, 6] + d_row * d_row)
+            var_col += w * (numbers[i, 7] + d_col * d_col)
+            cov_row_col += w * (numbers[i, 8] + d_row * d_col)
             var_omega += w * (d_omega * d_omega)
             cov_row_omega += w * (d_row * d_omega)
             cov_col_omega += w * (d_col * d_omega)
@@ -233,7 +270,7 @@ def summaries(
         narrow = var_omega / total - width / total / 12
         sums[13, t] = np.sqrt(narrow) if narrow > 0 else narrow - narrow
         for motor in range(n_motors):
-            at = numbers[12 + motor]
+            at = numbers[:, 12 + motor]
             mean = variance = 0.0
             for k in range(first, end):
                 mean += weight[rows[k]] * at[rows[k]]

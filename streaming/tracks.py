@@ -74,7 +74,7 @@ class _Rows:
         self._n_taken = 0
         self.names = names
         self._whole = np.empty((len(_WHOLE), _FIRST_CAPACITY), np.int64)
-        self._numbers = np.empty((len(names), _FIRST_CAPACITY))
+        self._numbers = np.empty((_FIRST_CAPACITY, len(names)))
         self._starts: dict[int, tuple[int, int]] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -87,13 +87,13 @@ class _Rows:
         if end > self._whole.shape[1]:
             more = max(end, 2 * self._whole.shape[1]) - self._whole.shape[1]
             self._whole = np.pad(self._whole, ((0, 0), (0, more)))
-            self._numbers = np.pad(self._numbers, ((0, 0), (0, more)))
+            self._numbers = np.pad(self._numbers, ((0, more), (0, 0)))
         new = self._whole[:, start:end]
         own = np.arange(start, end)
         for place, values in enumerate((own, -1, own, level, 1, frame, peaks, 0, 0)):
             new[place] = values
         for place, name in enumerate(self.names):
-            self._numbers[place, start:end] = numbers[name]
+            self._numbers[start:end, place] = numbers[name]
         self._starts[frame] = (start, end)
         self.n = end
 
@@ -150,7 +150,7 @@ class _Rows:
             gaps = np.diff(taken)
             if len(gaps) and gaps.max() > 1:
                 late = own[level > taken[int(gaps.argmax())]]
-                self._numbers[:2, late] -= 360.0 * sense
+                self._numbers[late, :2] -= 360.0 * sense
 
     def summaries(self, rows: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return counts, sums and members of tracks, in the order of their names (`track_kernels.summaries`)."""
@@ -165,26 +165,19 @@ class _Rows:
 
     def number(self, name: str) -> np.ndarray:
         """Return all rows of one number."""
-        return self._numbers[self.names.index(name)]
+        return self._numbers[:, self.names.index(name)]
 
     def sweep(self) -> np.ndarray | None:
-        """Forget the rows that were taken, once they are more than the others; return the new place of each row."""
-        if 2 * self._n_taken <= self.n:
+        """Forget the rows that were taken, once they are most; return the new place of each row, -1 if it is gone."""
+        if 4 * self._n_taken <= 3 * self.n:
             return None
-        keep = np.flatnonzero(self["parent"][: self.n] >= 0)
-        place = np.full(self.n + 1, -1)
-        place[keep] = np.arange(len(keep))
-        whole = self._whole[:, keep]
-        # The end of a list, -1, picks the last place, which is -1. Only a root's `last` is ever read.
-        whole[: len(_LISTS)] = place[whole[: len(_LISTS)]]
-        self._whole[:, : len(keep)] = whole
-        self._numbers[:, : len(keep)] = self._numbers[:, keep]
+        place = np.empty(self.n + 1, np.int64)
+        kept = track_kernels.sweep_rows(self.n, self._whole, self._numbers, place)
         # No row of a frame that waits is ever taken: they stay next to each other.
-        n_before = np.cumsum(place[:-1] >= 0)
         for frame, (start, end) in self._starts.items():
-            now = int(n_before[start]) - 1 if end > start else 0
+            now = int(place[start]) if end > start else 0
             self._starts[frame] = (now, now + end - start)
-        self.n, self._n_taken = len(keep), 0
+        self.n, self._n_taken = kept, 0
         return place
 
 

@@ -84,11 +84,11 @@ class _Listed:
     """A line of known frames."""
 
     axis: int
-    frames: np.ndarray
+    frames: list[int]
     ring: bool
 
     def frame(self, place: int) -> int:
-        return int(self.frames[place])
+        return self.frames[place]
 
     def step(self, place: int, sense: int) -> int:
         place += sense
@@ -200,14 +200,15 @@ class Planned:
         folded = {axis.name: _Folded(axis) for axis in axes}
         rotation = folded.get("omega", _Folded(Axis(name="none", positions=np.zeros(self._n), linked=False)))
         self.sense = rotation.sense
-        self._level, self._turn = rotation.level, rotation.turn
+        self._level: list[int] = rotation.level.tolist()
+        self._turn: list[float] = rotation.turn.tolist()
         self._lines: list[list[tuple[Line, int]]] = [[] for _ in range(self._n)]
         for number, axis in enumerate(linked):
             others = [folded[each.name].level for each in axes if each is not axis]
             for line in self._along(number, folded[axis.name], others, axis.period):
                 self._add(line)
         for a, b in checked_pairs(pairs, self._place.__contains__):
-            self._add(_Listed(len(linked), np.array([a, b]), ring=False))
+            self._add(_Listed(len(linked), [a, b], ring=False))
 
     def contains(self, frame: int, /) -> bool:
         """Tell whether a frame is part of the scan."""
@@ -221,12 +222,12 @@ class Planned:
     def level(self, frame: int) -> int:
         """Return the rank of its rotation on the circle, from 0 at the start of the scan."""
         place = self._place.get(frame)
-        return 0 if place is None else int(self._level[place])
+        return 0 if place is None else self._level[place]
 
     def turn(self, frame: int) -> float:
         """Return the whole turns that its rotation is beyond the first one, degrees."""
         place = self._place.get(frame)
-        return 0.0 if place is None else float(self._turn[place])
+        return 0.0 if place is None else self._turn[place]
 
     def wraps(self, frame_a: int, frame_b: int) -> bool:
         """Tell whether the way from a to the next frame b leads over the end of the turn."""
@@ -244,7 +245,7 @@ class Planned:
         return dict(zip(("frame_a", "frame_b", "axis"), columns, strict=True))
 
     def _add(self, line: _Listed) -> None:
-        for place, frame in enumerate(line.frames.tolist()):
+        for place, frame in enumerate(line.frames):
             self._lines[self._place[frame]].append((line, place))
 
     def _along(self, axis: int, folded: _Folded, others: Sequence[np.ndarray], period: float | None) -> list[_Listed]:
@@ -264,7 +265,7 @@ class Planned:
             if closes and len(pieces) > 1:
                 pieces = [*pieces[1:-1], np.concatenate([pieces[-1], pieces[0]])]
                 closes = False
-            lines += [_Listed(axis, self._numbers[piece], ring=closes) for piece in pieces if len(piece) > 1]
+            lines += [_Listed(axis, self._numbers[piece].tolist(), ring=closes) for piece in pieces if len(piece) > 1]
         return lines
 
 
@@ -307,7 +308,7 @@ class InOrder:
         self._line = _Endless()
         self._pairs: dict[int, list[tuple[Line, int]]] = {}
         for a, b in checked_pairs(pairs, self.contains):
-            line = _Listed(1, np.array([a, b]), ring=False)
+            line = _Listed(1, [a, b], ring=False)
             self._pairs.setdefault(a, []).append((line, 0))
             self._pairs.setdefault(b, []).append((line, 1))
 
