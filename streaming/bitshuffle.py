@@ -18,8 +18,6 @@ _DEFAULT_BLOCK = 8192  # bytes
 _LEAST_BLOCK = 128  # pixels
 
 _FIRST_CAPACITY = 1 << 16
-_MOST_KEPT = 1 << 20
-"Pixels of buffers that are used again: memory does not stay as large as the worst frame made it."
 _GROUP = 64 * kernels.WORDS
 "Pixels that are compared at once."
 
@@ -67,14 +65,12 @@ def decompress(chunk: Chunk, shape: tuple[int, ...], dtype: Any, *, out: np.ndar
         out = np.empty(shape, dtype)
     elif out.shape != tuple(shape) or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError(f"out is {out.dtype} of shape {out.shape}; wanted {np.dtype(dtype)} of shape {shape}, C order")
-    n_pixels, size = out.size, out.itemsize
     data = _bytes(chunk)
-    block, n_blocked = _blocks(data, n_pixels, size)
-    numbers = out.reshape(-1).view(np.uint8).reshape(n_pixels, size)
-    scratch = np.empty(block * size + kernels.SLACK, np.uint8)
-    parts = np.empty((size, -(-block // 64) * 64), np.uint8)
-    end = kernels.unpack(data, _HEADER, block, n_blocked, scratch, parts, numbers)
-    numbers[n_blocked:] = _rest(data, end, (n_pixels - n_blocked) * size).reshape(-1, size)
+    block = _block_of(data, out.size, out.itemsize)
+    numbers = out.reshape(-1).view(f"u{out.itemsize}")
+    end = kernels.unpack(data, _HEADER, block, _scratch(block, out.itemsize), numbers)
+    rest = _rest(data, end, out.size % 8 * out.itemsize)
+    numbers[out.size // 8 * 8 :] = rest.view(numbers.dtype)
     return out
 
 
@@ -114,11 +110,9 @@ class ChunkCut:
         self._unsigned = np.dtype(f"u{info.bits // 8}")
         # With this bit turned, signed numbers are in the order of unsigned ones.
         self._sign = 1 << info.bits - 1 if info.min < 0 else 0
-        self._cut = np.ascontiguousarray(cut, self._dtype).reshape(-1)
+        self._cut = np.ascontiguousarray(cut, self._dtype)
         self._sentinels = np.array([each for each in sentinels if info.min <= each <= info.max], self._dtype)
         self._planes: tuple[int, np.ndarray, np.ndarray] | None = None
-        # One of these for each thread that is at work; taking from and adding to a list needs no lock.
-        self._buffers: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -145,53 +139,72 @@ class ChunkCut:
         FrameError
             The chunk is damaged, or of another size than the cut; or the frame is flooded.
         """
-        n_pixels, size = self._cut.size, self._dtype.itemsize
-        data = _bytes(chunk)
-        block, n_blocked = _blocks(data, n_pixels, size)
-        _, planes, places = self._planes_for(block, n_blocked)
-        scratch = np.empty((2, 8 * size * _words(block) + kernels.SLACK // 8), np.uint64)
-        given = (data, _HEADER, block, n_blocked, 8 * size, planes, places)
-        limits = (np.uint64(self._sign), np.uint64((self._top % (1 << 8 * size)) ^ self._sign), self._shape[1])
-        buffers = self._buffers.pop() if self._buffers else self._room(_FIRST_CAPACITY)
+        capacity = _FIRST_CAPACITY
         while True:
-            n, end = kernels.lit_of_chunk(*given, *limits, scratch, *buffers)
+            runs = np.empty((3, capacity + 1), np.int32)
+            row, col = np.empty((2, capacity), np.int32)
+            value, intensity = np.empty(capacity, self._dtype), np.empty(capacity)
+            n_runs, n = self.lit_pixels(chunk, self._cut[:1], 0.0, runs, row, col, value, intensity)
             if max_lit is not None:
                 check_flood(n, max_lit, self._shape)
-            if n <= len(buffers[0]):
-                break
-            buffers = self._room(2 * n)
-        rest = _rest(data, end, (n_pixels - n_blocked) * size).view(self._dtype)
-        row, col, value = (each[:n].copy() for each in buffers)
-        if len(buffers[0]) <= _MOST_KEPT:
-            self._buffers.append(buffers)
-        row, col, value = self._with_rest(row, col, value.view(self._dtype), rest)
-        if len(self._sentinels):
-            keep = ~np.isin(value, self._sentinels)
-            row, col, value = row[keep], col[keep], value[keep]
-        if max_lit is not None:
-            check_flood(len(row), max_lit, self._shape)
-        return row, col, value
+            if max(n_runs, n) <= capacity:
+                return row[:n].copy(), col[:n].copy(), value[:n].copy()
+            capacity = n
 
-    def _room(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, self._unsigned)
+    def lit_pixels(
+        self,
+        chunk: Chunk,
+        background: np.ndarray,
+        shift: float,
+        runs: np.ndarray,
+        row: np.ndarray,
+        col: np.ndarray,
+        value: np.ndarray,
+        intensity: np.ndarray,
+    ) -> tuple[int, int]:
+        """List the lit pixels, and the runs that they form, just as `lit_kernels.lit_pixels` does of numbers.
 
-    def _with_rest(
-        self, row: np.ndarray, col: np.ndarray, value: np.ndarray, rest: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        """Add the lit ones of the pixels that are not compressed, which are the last of the frame."""
-        first = self._cut.size - len(rest)
-        lit = np.flatnonzero((rest > self._cut[first:]) & (rest <= self._top))
-        if len(lit) == 0:
-            return row, col, value
-        rest_row, rest_col = (each.astype(np.int32) for each in np.divmod(first + lit, self._shape[1]))
-        pairs = ((row, rest_row), (col, rest_col), (value, rest[lit]))
-        return tuple(np.concatenate(pair) for pair in pairs)
+        Parameters
+        ----------
+        chunk
+            One frame, with the header of HDF5's filter 32008.
+        background, shift
+            Intensity is raw - (background - shift), counts; shape (rows or 1, columns), C-contiguous.
+        runs
+            Row, column and index of the first pixel of each run, int32, shape (3, room for runs + 1).
+        row, col, value, intensity
+            int32, int32, `dtype` and float64, of one length.
 
-    def _planes_for(self, block: int, n_blocked: int) -> tuple[int, np.ndarray, np.ndarray]:
+        Returns
+        -------
+        n_runs, n
+            How many runs and pixels there are. If there is no room for all runs, only these numbers count; for all
+            pixels, only the runs besides.
+
+        Raises
+        ------
+        FrameError
+            The chunk is damaged, or of another size than the cut.
+        """
+        data, size = _bytes(chunk), self._dtype.itemsize
+        block = _block_of(data, self._cut.size, size)
+        _, planes, places = self._planes_for(block)
+        above = np.empty(_words(block), np.uint64)
+        pixels = np.empty((2, 64 * len(above) + kernels.LANES), self._dtype)
+        n_runs, n, end = kernels.lit_of_chunk(
+            data, _HEADER, block, planes, places, self._cut, self._dtype.type(self._top), self._sentinels,
+            background, shift, _scratch(block, size), above, pixels, runs, row, col, value, intensity,
+        )  # fmt: skip
+        _rest(data, end, self._cut.size % 8 * size)
+        return n_runs, n
+
+    def _planes_for(self, block: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Return the bit planes of the cut for blocks of this size, made anew when the size is another."""
         planes = self._planes
         if planes is None or planes[0] != block:
-            numbers = self._cut[:n_blocked].view(self._unsigned) ^ self._unsigned.type(self._sign)
+            numbers = self._cut.reshape(-1)[: self._cut.size // 8 * 8].view(self._unsigned) ^ self._unsigned.type(
+                self._sign
+            )
             planes = self._planes = (block, *_planes(numbers, block))
         return planes
 
@@ -235,8 +248,15 @@ def _bytes(chunk: Chunk) -> np.ndarray:
     return data
 
 
-def _blocks(data: np.ndarray, n_pixels: int, size: int) -> tuple[int, int]:
-    """Return from the header how many pixels a block holds, and how many all of them hold."""
+def _scratch(block: int, size: int) -> np.ndarray:
+    """Return room for the planes of a block of pixels of this size."""
+    room = np.empty(block * size + kernels.SLACK + 64, np.uint8)
+    # From a multiple of 64 bytes on, so that a vector of a plane lies in one line of the cache.
+    return room[-room.ctypes.data % 64 :]
+
+
+def _block_of(data: np.ndarray, n_pixels: int, size: int) -> int:
+    """Return from the header how many pixels a block holds."""
     if len(data) < _HEADER:
         raise FrameError(f"the chunk is damaged: it has {len(data)} bytes; wanted a header of {_HEADER}")
     n_bytes, block_bytes = (int.from_bytes(part.tobytes(), "big") for part in (data[:8], data[8:_HEADER]))
@@ -245,9 +265,8 @@ def _blocks(data: np.ndarray, n_pixels: int, size: int) -> tuple[int, int]:
     block = block_bytes // size or max(_DEFAULT_BLOCK // size // 8 * 8, _LEAST_BLOCK)
     if block % 8:
         raise FrameError(f"the chunk is damaged: its header says blocks of {block} pixels; wanted a multiple of 8")
-    n_blocked = n_pixels // 8 * 8
     # Longer than the frame a block cannot be, and what it takes to decode one should not depend on a wrong header.
-    return min(block, max(n_blocked, 8)), n_blocked
+    return min(block, max(n_pixels // 8 * 8, 8))
 
 
 def _rest(data: np.ndarray, end: int, n_bytes: int) -> np.ndarray:

@@ -110,3 +110,9 @@ def naive_lit(image: np.ndarray, cut: np.ndarray, top=None, sentinels=()) -> lis
         for c, raw in enumerate(counts)
         if cut[r, c] < raw <= top and raw not in sentinels
     ]
+
+
+def naive_runs(lit) -> list[tuple[int, int, int]]:
+    """List row, column and index of the first pixel of each run of neighbours in a row."""
+    before = [(None, None, None), *lit]
+    return [(r, c, k) for k, (r, c, _) in enumerate(lit) if before[k][:2] != (r, c - 1)]

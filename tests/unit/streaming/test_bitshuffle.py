@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_bitshuffle import Damaged, naive_compress, naive_decompress, naive_lit, naive_lz4, sequence
+from naive_bitshuffle import Damaged, naive_compress, naive_decompress, naive_lit, naive_lz4, naive_runs, sequence
 
 from hedmlive.streaming import FrameError, SettingsError
 from hedmlive.streaming.bitshuffle import ChunkCut, CompressedImage, decompress
@@ -77,6 +77,33 @@ def test_lit_pixels_of_a_chunk_are_those_of_the_image(data):
     assert (row.dtype, col.dtype, raw.dtype) == (np.int32, np.int32, image.dtype)
     found = list(zip(row.tolist(), col.tolist(), raw.tolist(), strict=True))
     assert found == naive_lit(image, cut, top, sentinels)
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_runs_and_intensities_are_listed_with_the_pixels(data):
+    image = drawn_image(data, data.draw(st.sampled_from(["uint16", "int32"])))
+    cut = drawn_cut(data, image)
+    chunk = packed(image, data.draw(st.sampled_from([0, 8, 64, 512])))
+    lit = naive_lit(image, cut)
+    runs = naive_runs(lit)
+    n_runs, n = len(runs) + data.draw(st.integers(-2, 9)), len(lit) + data.draw(st.integers(-2, 40))
+    # Each type more is a kernel more to compile.
+    others = [(cut[:1] * 0.37, 0.0), (cut * 0.37, 0.0)] if image.dtype == np.uint16 else []
+    background, shift = data.draw(st.sampled_from([(cut, 3.0), *others]))
+    room, row, col = np.full((3, max(n_runs, 0) + 1), -1, np.int32), *np.full((2, max(n, 0)), -1, np.int32)
+    value, intensity = np.zeros(len(row), image.dtype), np.zeros(len(row))
+    given_room = (room, row, col, value, intensity)
+    assert ChunkCut(cut).lit_pixels(chunk, background, shift, *given_room) == (len(runs), len(lit))
+    if n_runs >= len(runs):
+        assert list(zip(*room[:, : len(runs)].tolist(), strict=True)) == runs
+        assert room[2, len(runs)] == len(lit)
+    if n_runs >= len(runs) and n >= len(lit):
+        found = (each[: len(lit)] for each in (row, col, value, intensity))
+        levels = np.broadcast_to(background, image.shape)
+        assert list(zip(*(each.tolist() for each in found), strict=True)) == [
+            (r, c, raw, raw - (float(levels[r, c]) - shift)) for r, c, raw in lit
+        ]
 
 
 @pytest.mark.parametrize("dtype", COUNTS)
