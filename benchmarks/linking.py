@@ -31,7 +31,8 @@ Array = NDArray[Any]
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "link-accuracy.md"
 THRESHOLD = 25.0
-FF = Recipe.from_dict({"like": "ff", "threshold": THRESHOLD, "max_distance": None})
+FF = Recipe(background="dark", threshold=THRESHOLD, min_pixels=3, split="local-maximum", smooth=True)
+"What finds peaks in the `ff` recipe, with every link by overlap."
 OF_LIMITS = ("row", "col", "n_pixels", "var_row", "var_col", "cov_row_col")
 REACH, STEPS = 2.5, 1.0
 "A track is that of a spot no further away than this: px, and frames along omega."
