@@ -1,6 +1,8 @@
 """Background and the lit pixels above it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,13 +174,25 @@ class Background:
 
     def _push_dense(self, image: np.ndarray, cut: _Cut) -> LitPixels:
         raw = _plain(image, cut.dtype)
+        lit = self._in_room(cut, partial(lit_kernels.lit_pixels, raw, cut.cut, cut.top, cut.sentinels))
+        if len(lit.row) == 0 and raw.dtype.kind == "f" and np.isnan(raw).all():
+            raise FrameError("the image holds nothing but NaN; look at the detector")
+        return lit
+
+    def _push_compressed(self, image: CompressedImage, cut: _Cut) -> LitPixels:
+        # The first image makes it, before several threads push.
+        if self._chunk_cut is None or self._chunk_cut[0] is not cut:
+            full = np.broadcast_to(cut.cut, cut.prepared.shape)
+            self._chunk_cut = (cut, ChunkCut(full, top=int(cut.top), sentinels=cut.sentinels.tolist()))
+        return self._in_room(cut, partial(self._chunk_cut[1].lit_pixels, image.chunk))
+
+    def _in_room(self, cut: _Cut, find: Callable[..., tuple[int, int]]) -> LitPixels:
+        """Return the lit pixels that `find` lists, given what `lit_kernels.lit_pixels` takes from the background on."""
         room = self._rooms.pop() if self._rooms else np.empty((3, _FIRST_CAPACITY + 1), np.int32)
         lists = self._lists.pop() if self._lists else _lists(self._expected, cut.dtype)
         while True:
             row, col, value, intensity = lists
-            n_runs, n = lit_kernels.lit_pixels(
-                raw, cut.cut, cut.top, cut.sentinels, cut.background, cut.shift, room, row, col, value, intensity
-            )
+            n_runs, n = find(cut.background, cut.shift, room, row, col, value, intensity)
             check_flood(n, self._recipe.max_lit, cut.prepared.shape)
             if n_runs < room.shape[1] and n <= len(row) - WIDE:
                 break
@@ -187,8 +201,6 @@ class Background:
             room = np.empty((3, max(2 * n_runs + 1, room.shape[1])), np.int32)
         if room.shape[1] <= _MOST_KEPT:
             self._rooms.append(room)
-        if n == 0 and raw.dtype.kind == "f" and np.isnan(raw).all():
-            raise FrameError("the image holds nothing but NaN; look at the detector")
         # The next frame will have about as many; only what is written to takes memory.
         self._expected = min(n + n // 4, _MOST_KEPT) + _FIRST_CAPACITY
         row, col, value, intensity = row[:n], col[:n], value[:n], intensity[:n]
@@ -196,15 +208,6 @@ class Background:
         if cut.prepared.flat is not None:
             intensity /= cut.prepared.flat[row, col]
         return LitPixels(shape=cut.prepared.shape, row=row, col=col, raw=value, intensity=intensity, runs=runs)
-
-    def _push_compressed(self, image: CompressedImage, cut: _Cut) -> LitPixels:
-        # The first image makes it, before several threads push.
-        if self._chunk_cut is None or self._chunk_cut[0] is not cut:
-            full = np.broadcast_to(cut.cut, cut.prepared.shape)
-            self._chunk_cut = (cut, ChunkCut(full, top=int(cut.top), sentinels=cut.sentinels.tolist()))
-        chunk_cut = self._chunk_cut[1]
-        row, col, value = chunk_cut.push(image.chunk, max_lit=self._recipe.max_lit)
-        return self._listed(row, col, value, cut)
 
     def _push_sparse(self, image: SparseImage, cut: _Cut) -> LitPixels:
         if self._recipe.background in ("median", "running-median"):

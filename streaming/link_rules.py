@@ -50,11 +50,13 @@ class Linkable:
     @classmethod
     def of(cls, found: PeaksOfFrame) -> Self:
         """Return what is to be kept of a frame."""
-        pixels = found.pixels
-        runs = np.empty((4, len(pixels["row"])), np.int32)
-        n = link_kernels.runs_of_peaks(pixels["row"], pixels["col"], pixels["peak"], runs)
-        columns = {name: found.peaks[name] for name in _COLUMNS}
-        return cls(frame=found.frame, columns=columns, runs=runs[:, :n].copy())
+        runs = found.runs
+        if runs is None:
+            pixels = found.pixels
+            runs = np.empty((4, len(pixels["row"])), np.int32)
+            n = link_kernels.runs_of_peaks(pixels["row"], pixels["col"], pixels["peak"], runs)
+            runs = runs[:, :n].copy()
+        return cls(frame=found.frame, columns={name: found.peaks[name] for name in _COLUMNS}, runs=runs)
 
     @property
     def n_peaks(self) -> int:

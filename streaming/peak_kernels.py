@@ -498,3 +498,17 @@ def columns_of_peaks(
         places[2, k], places[3, k] = box[k, 2], box[k, 3] + 1
         places[4, k], places[5, k] = box[k, 4], box[k, 5] + 1
         edge[k] = box[k, 2] == 0 or box[k, 4] == 0 or box[k, 3] == shape[0] - 1 or box[k, 5] == shape[1] - 1
+
+
+@njit(nogil=True, cache=True)
+def runs_with_label(stretch: Array, label: Array, n_stretches: int, runs: Array) -> int:
+    """Write row, first column, end and label of each stretch that has a label to runs (4, n); return how many."""
+    n = 0
+    for s in range(n_stretches):
+        if label[s] >= 0:
+            runs[0, n] = stretch[0, s]
+            runs[1, n] = stretch[1, s]
+            runs[2, n] = stretch[1, s] + stretch[2, s + 1] - stretch[2, s]
+            runs[3, n] = label[s]
+            n += 1
+    return n

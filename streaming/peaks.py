@@ -41,8 +41,7 @@ class PeaksOfFrame:
     background_level: float = math.nan
     "Mean of the background over the valid pixels, counts."
     runs: np.ndarray | None = None
-    """Row, first column, end and peak of each run of pixels of one peak, int32, shape (4, runs): what `pixels` says too.
-    A finder that does not have them leaves them out."""
+    "Row, first column, end and peak of each run of pixels of one peak, int32, shape (4, runs), if the finder has them."
 
 
 class PeakFinder:

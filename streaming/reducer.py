@@ -18,8 +18,6 @@ from .tables import TRACK_BASE, Batches, Columns, Table, join, tables_with_roles
 from .tracks import Tracker
 from .trajectory import FromPositions, Trajectory
 
-_NO_COUNTS = {"frame": np.empty(0, np.int64), "intensity": np.empty(0)}
-
 
 class Reducer:
     """Reduces the frames of one detector, one by one.
@@ -131,7 +129,9 @@ class Reducer:
         position = Position.of(frame)
         batches = {"frames": self._frame_row(frame, found), "peaks": found.peaks, "pixels": found.pixels}
         if self._from_positions is not None:
-            self._waiting[frame.frame] = (position, replace(found, pixels=found.pixels | _NO_COUNTS))
+            # What links are made from, and no more: it waits to the end.
+            kept = found if found.runs is None else replace(found, pixels={})
+            self._waiting[frame.frame] = (position, kept)
         elif self._linker.trajectory.contains(frame.frame):
             batches |= self._linked(position, found)
         else:
