@@ -167,14 +167,13 @@ SNAKED: dict[str, tuple[Any, ...]] = {
     "list_grid_scan": (bp.list_grid_scan, "det_z", [5, 7, 9], "dty", [1, 2], "rot", [0, 1, 3]),
 }
 WAYS = [
-    *(pytest.param(*way, {}, id=name) for name, way in PLANS.items()),
+    *(pytest.param(plan, args, {}, id=name) for name, (plan, *args) in PLANS.items()),
     *(
-        pytest.param(*way, {"snake_axes": axes}, id=f"{name} {axes}")
-        for name, way in SNAKED.items()
+        pytest.param(plan, args, {"snake_axes": axes}, id=f"{name} {axes}")
+        for name, (plan, *args) in SNAKED.items()
         for axes in (True, ["rot"], ["rot", "dty"], [])
     ),
 ]
-WAYS = [pytest.param(each.values[0], each.values[1:-1], each.values[-1], id=each.id) for each in WAYS]
 
 
 @pytest.mark.parametrize(("plan", "args", "keywords"), WAYS)
