@@ -73,9 +73,8 @@ def test_a_frame_holds_what_the_beam_lights() -> None:
 
 
 def test_a_station_with_a_narrow_beam_moves_the_sample_across_it(tmp_path: Path) -> None:
-    station = simulated_station(
-        tmp_path, detector="array", shape=(24, 24), n_grains=3, beam_width=20.0, noise=NOISELESS
-    )
+    how: dict[str, Any] = {"shape": (24, 24), "n_grains": 3}
+    station = simulated_station(tmp_path, detector="array", noise=NOISELESS, beam_width=20.0, **how)
     assert station.dty is not None
     assert (station.roles["dty"], station.dty.describe()["dty"]["units"]) == ("dty", "mm")
     station.rotation.step.put(360.0)
