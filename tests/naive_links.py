@@ -39,8 +39,9 @@ def naive_valley_cuts(intensity, row, col, member_a, member_b, distance, fractio
 def naive_distance_limit(a, b, by_size, by_width):
     """Limit for one pair of peaks (row, column, pixels, and the three variances)."""
     down, right = b[0] - a[0], b[1] - a[1]
-    width = 0.0
-    if down or right:
+    square, width = down * down + right * right, 0.0
+    # The square of a distance may be too small for a number where the distance is not.
+    if square > 0:
         along = [p[3] * down * down + p[4] * right * right + 2 * p[5] * down * right for p in (a, b)]
-        width = math.sqrt(max(*along, 0) / (down * down + right * right))
+        width = math.sqrt(max(*along, 0) / square)
     return by_size * (max(a[2], b[2]) / min(a[2], b[2])) + by_width * width
