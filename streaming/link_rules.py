@@ -12,11 +12,13 @@ from typing import Self
 import numpy as np
 
 from . import link_kernels
+from .limit_kernels import distance_limits
 from .midas_links import RingPeaks, midas_distance, midas_overlap
 from .peaks import PeaksOfFrame
 from .recipe import LinkRule, Recipe
 
-_COLUMNS = ("row", "col", "n_pixels", "sum_intensity", "max_intensity", "var_row", "var_col")
+_COLUMNS = ("row", "col", "n_pixels", "var_row", "var_col", "cov_row_col", "sum_intensity")
+_OF_LIMITS = _COLUMNS[:6]
 
 
 class Reason(IntEnum):
@@ -27,7 +29,7 @@ class Reason(IntEnum):
     FEW_SHARED = 1
     "Fewer common pixels than `min_shared_pixels`."
     FAR = 2
-    "Centroids further apart than `max_distance`."
+    "Centroids further apart than `max_distance`, or than the limit by size and width."
     LOW_SCORE = 3
     "A score below `min_score`."
     BETTER_PARTNER = 4
@@ -106,6 +108,12 @@ def link_peaks(a: Linkable, b: Linkable, recipe: Recipe) -> Candidates:
         reason[shared < recipe.min_shared_pixels] = Reason.FEW_SHARED
     if recipe.max_distance is not None:
         reason[(found.distance > recipe.max_distance) & (reason == 0)] = Reason.FAR
+    if recipe.max_distance_by_size is not None:
+        limit = np.empty(len(found))
+        of_a, of_b = (tuple(each.columns[name] for name in _OF_LIMITS) for each in (a, b))
+        by_size, by_width = float(recipe.max_distance_by_size), float(recipe.max_distance_by_width)
+        distance_limits(found.peak_a, found.peak_b, of_a, of_b, by_size, by_width, limit)
+        reason[(found.distance > limit) & (reason == 0)] = Reason.FAR
     if recipe.min_score > 0:
         reason[(found.score < recipe.min_score) & (reason == 0)] = Reason.LOW_SCORE
     _PARTNERS[recipe.link](found, a, b)

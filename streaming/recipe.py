@@ -68,13 +68,17 @@ class Recipe:
     "Common lit pixels that make a link, where links are made by overlap."
     max_distance: float | None = None
     "Centroids of linked peaks are no further apart than this, pixels; no limit when absent."
+    max_distance_by_size: float | None = None
+    "Nor further than this times the pixels of the larger over those of the smaller, pixels; no such limit when absent."
+    max_distance_by_width: float = 0.0
+    "What each pixel of the wider one's standard deviation adds to that limit."
     min_score: float = 0.0
     "Shared pixels over the pixels of the smaller peak, at least."
     max_gap: int = 0
     "Missing frames that a link may bridge."
     along: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]], hash=False)
-    "Other numbers of links along one axis, by its name: `link`, `min_shared_pixels`, `max_distance`, `min_score`, \
-`max_gap`."
+    "Other numbers of links along one axis, by its name: `link`, `link_options`, `min_shared_pixels`, `max_distance`, \
+`max_distance_by_size`, `max_distance_by_width`, `min_score`, `max_gap`."
     valley: float | None = None
     "A closed track is cut where its intensity falls below this part of the lower of two maxima; absent, nowhere."
     valley_apart: float = 0.7
@@ -117,6 +121,12 @@ class Recipe:
             ("max_distance", not self.link.endswith("distance") or self.max_distance is not None, "one with this link"),
             ("min_shared_pixels", _whole(self.min_shared_pixels, 1), "a whole number, 1 or more"),
             ("max_distance", self.max_distance is None or _above_zero(self.max_distance), "more than 0, or absent"),
+            (
+                "max_distance_by_size",
+                self.max_distance_by_size is None or _above_zero(self.max_distance_by_size),
+                "more than 0, or absent",
+            ),
+            ("max_distance_by_width", is_number(self.max_distance_by_width, 0), "a finite number, 0 or more"),
             ("min_score", is_number(self.min_score, 0) and self.min_score <= 1, "a number from 0 to 1"),
             ("along", _plain_mapping(self.along) and all(map(_numbers_of_links, self.along.values())), _ALONG),
             ("keep_candidates", self.keep_candidates is True or self.keep_candidates is False, "true or false"),
@@ -179,9 +189,19 @@ class Recipe:
 
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
-    # Touching spots are split, and what is linked has nearly the same place: on simulated scans of 500 and 3000 spots a
-    # frame this finds 0.96 and 0.81 of the spots, and linking whatever shares a pixel 0.74 and 0.18.
-    "ff": {"background": "dark", "min_pixels": 3, "split": "local-maximum", "smooth": True, "max_distance": 1.0},
+    # Touching spots are split; linked are those that share a pixel and have nearly the same place, small ones beside
+    # large ones rather than others; two spots that follow each other are parted. On simulated scans of 500 and 3000
+    # spots a frame this finds 0.96 and 0.81 of the spots, and 0.97 and 0.95 of the tracks are one; linking whatever
+    # shares a pixel finds 0.76 and 0.19.
+    "ff": {
+        "background": "dark",
+        "min_pixels": 3,
+        "split": "local-maximum",
+        "smooth": True,
+        "max_distance_by_size": 0.65,
+        "max_distance_by_width": 0.25,
+        "valley": 0.3,
+    },
     # What ImageD11 makes of a sparse scan: groups of its segmenter, smoothed maxima, any common pixel, no wrap.
     "imaged11": {"background": "dark", "min_pixels": 3, "split": "local-maximum", "smooth": True, "wrap": False},
     # MIDAS without its fit: more than one pixel, every regional maximum, OverlapLength. It asks for `link_options`.
@@ -205,7 +225,16 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Named recipes: numbers to begin with. A threshold belongs to a detector, and is in none of them."""
 
 
-_OF_LINKS = ("link", "link_options", "min_shared_pixels", "max_distance", "min_score", "max_gap")
+_OF_LINKS = (
+    "link",
+    "link_options",
+    "min_shared_pixels",
+    "max_distance",
+    "max_distance_by_size",
+    "max_distance_by_width",
+    "min_score",
+    "max_gap",
+)
 _ALONG = f"for each axis some of {', '.join(_OF_LINKS)}"
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from naive_links import naive_valley_cuts
+from naive_links import naive_distance_limit, naive_valley_cuts
 
 from hedmlive.streaming import Frame, Recipe, SparseImage, Table, tables_with_roles
 
@@ -340,6 +340,17 @@ def next_here(after: dict[int, int], frame: int, here: set[int], max_gap: int) -
     return None
 
 
+def too_far(a: Row, b: Row, distance: float, recipe: Recipe) -> bool:
+    if recipe.max_distance is not None and distance > recipe.max_distance:
+        return True
+    if recipe.max_distance_by_size is None:
+        return False
+    shapes = [
+        [peak[name] for name in ("row", "col", "n_pixels", "var_row", "var_col", "cov_row_col")] for peak in (a, b)
+    ]
+    return distance > naive_distance_limit(*shapes, recipe.max_distance_by_size, recipe.max_distance_by_width)
+
+
 def naive_links(a: Found, b: Found, recipe: Recipe, axis: int = 0) -> list[Row]:
     """Every candidate of two frames, with the reason why it is no link (0 if it is one)."""
     found: list[Row] = []
@@ -354,7 +365,7 @@ def naive_links(a: Found, b: Found, recipe: Recipe, axis: int = 0) -> list[Row]:
             reason = 0
             if recipe.link != "distance" and shared < recipe.min_shared_pixels:
                 reason = 1
-            elif recipe.max_distance is not None and distance > recipe.max_distance:
+            elif too_far(peak_a, peak_b, distance, recipe):
                 reason = 2
             elif score < recipe.min_score:
                 reason = 3

@@ -63,6 +63,8 @@ LINKS = (
     {"keep_candidates": True},
     {"link": "mutual-best-overlap", "keep_candidates": True, "min_score": 0.4},
     {"valley": 0.9, "valley_sigma": 0.0},
+    {"max_distance_by_size": 0.5, "max_distance_by_width": 0.3},
+    {"max_distance_by_size": 0.3, "valley": 0.5, "valley_sigma": 0.0, "keep_candidates": True},
     {"valley": 0.8, "valley_apart": 0.5, "valley_sigma": 0.5, "keep_candidates": True},
     {"along": {"dty": {"link": "distance", "max_distance": 2.0}, "omega": {"max_gap": 1}}},
 )

@@ -126,6 +126,8 @@ def test_a_recipe_comes_back_from_json(recipe):
         *[("min_score", value) for value in (-0.1, 1.1, None)],
         *[("along", value) for value in (None, {"dty": 3}, {"dty": {"wrap": False}}, {1: {}})],
         ("keep_candidates", 1),
+        ("max_distance_by_size", 0),
+        ("max_distance_by_width", -1),
         *[("valley", value) for value in (0, 1.5, True)],
         *[(name, -1) for name in ("valley_apart", "valley_sigma")],
         *[
