@@ -174,18 +174,16 @@ def recipe(**numbers: Any) -> Rule:
     return rule
 
 
-def by_size(size: float, width: float = 0.0, *, one_partner: bool = False, **valley: float) -> Rule:
-    """Return the rule of `distance_limits`, with one partner at most each way or any number of them."""
+def by_size(size: float, width: float = 0.0, **valley: float) -> Rule:
+    """Return the rule that limits distances by the size and width of peaks."""
+    return recipe(max_distance_by_size=size, max_distance_by_width=width, **valley)
 
-    def rule(scan: Scan) -> Tracks:
-        pairs = scan.pairs
-        cost = pairs.distance / pairs.limits(size, width)
-        keep = cost <= 1
-        if one_partner:
-            keep = assigned(pairs, cost, keep)
-        return pairs.tracks(pairs.without_valleys(keep, **valley) if valley else keep)
 
-    return rule
+def one_partner(scan: Scan) -> Tracks:
+    """Return the tracks when each peak has one partner at most each way."""
+    pairs = scan.pairs
+    cost = pairs.distance / pairs.limits(SIZE, WIDTH)
+    return pairs.tracks(pairs.without_valleys(assigned(pairs, cost, cost <= 1), fraction=0.3))
 
 
 def assigned(pairs: Pairs, cost: Array, keep: Array) -> Array:
@@ -228,6 +226,7 @@ def by_truth(scan: Scan) -> Tracks:
     return scan.pairs.tracks(same)
 
 
+SIZE, WIDTH = 0.65, 0.25
 CENTRE = {"beam_centre": [1024.0, 1024.0]}
 RULES: dict[str, Rule] = {
     "any shared pixel (ImageD11)": recipe(),
@@ -240,15 +239,15 @@ RULES: dict[str, Rule] = {
     "shared, <= 1 px; valleys": recipe(max_distance=1.0, valley=0.3),
     "shared, <= 1.6 px; valleys": recipe(max_distance=1.6, valley=0.3),
     "by size, 1.1 px": by_size(1.1),
-    "by size, 1.1 px; valleys": by_size(1.1, fraction=0.3),
-    "by size and width, 0.65 px + 0.25": by_size(0.65, 0.25),
-    "the same; one partner; valleys": by_size(0.65, 0.25, one_partner=True, fraction=0.3),
-    "the same; valleys 0.5, wherever the maxima": by_size(0.65, 0.25, fraction=0.5, apart=np.inf),
-    "the same; valleys 0.85, wherever the maxima": by_size(0.65, 0.25, fraction=0.85, apart=np.inf),
-    "**the same; valleys**": by_size(0.65, 0.25, fraction=0.3),
-    "0.8 px + 0.25; valleys": by_size(0.8, 0.25, fraction=0.3),
-    "1.1 px + 0.25; valleys": by_size(1.1, 0.25, fraction=0.3),
-    "2 px + 0.25; valleys": by_size(2.0, 0.25, fraction=0.3),
+    "by size, 1.1 px; valleys": by_size(1.1, valley=0.3),
+    f"by size and width, {SIZE:g} px + {WIDTH:g}": by_size(SIZE, WIDTH),
+    "the same; one partner; valleys": one_partner,
+    "the same; valleys 0.5, wherever the maxima": by_size(SIZE, WIDTH, valley=0.5, valley_apart=1e9),
+    "the same; valleys 0.85, wherever the maxima": by_size(SIZE, WIDTH, valley=0.85, valley_apart=1e9),
+    "**the same; valleys**": by_size(SIZE, WIDTH, valley=0.3),
+    "0.8 px + 0.25; valleys": by_size(0.8, 0.25, valley=0.3),
+    "1.1 px + 0.25; valleys": by_size(1.1, 0.25, valley=0.3),
+    "2 px + 0.25; valleys": by_size(2.0, 0.25, valley=0.3),
     "by the truth": by_truth,
 }
 
