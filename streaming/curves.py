@@ -8,6 +8,9 @@ import numpy as np
 from .errors import SettingsError
 from .tables import TRACK_BASE, Batches, Columns
 
+TrackIds = int | Sequence[int] | np.ndarray
+"""One track, or several that are added up."""
+
 _MOTORS = ("omega", "dty", "L1", "L2")
 _TURN = {"omega": 360.0}
 
@@ -96,7 +99,7 @@ class Curves:
         at = by_key[_places(keys[by_key], frame * TRACK_BASE + peak, "members", "a peak")]
         self._intensity, self._n_pixels = peaks["sum_intensity"][at], peaks["n_pixels"][at]
 
-    def points(self, track: int | Sequence[int], motors: Sequence[str] = ("omega", "dty")) -> Columns:
+    def points(self, track: TrackIds, motors: Sequence[str] = ("omega", "dty")) -> Columns:
         """Return what tracks have in each frame of their range: frame, each motor, intensity, n_pixels, n_peaks.
 
         Rows are in the order of the frames.
@@ -135,7 +138,7 @@ class Curves:
         }
         return {name: values[inside] for name, values in columns.items()}
 
-    def rocking_curve(self, track: int | Sequence[int], along: str = "omega") -> RockingCurve:
+    def rocking_curve(self, track: TrackIds, along: str = "omega") -> RockingCurve:
         """Return what tracks have at each position of one motor, summed over the others.
 
         Raises
@@ -147,7 +150,7 @@ class Curves:
         level, position = _levels(points[along], self._tolerance)
         return RockingCurve(along=along, position=position, **_sums(points, level, len(position)))
 
-    def sinogram(self, track: int | Sequence[int], axes: tuple[str, str] = ("omega", "dty")) -> Sinogram:
+    def sinogram(self, track: TrackIds, axes: tuple[str, str] = ("omega", "dty")) -> Sinogram:
         """Return what tracks have at each pair of positions of two motors, summed over the others.
 
         Raises
@@ -165,7 +168,7 @@ class Curves:
             axes=axes, rows=rows, columns=columns, **{name: each.reshape(shape) for name, each in sums.items()}
         )
 
-    def _rows_of(self, track: int | Sequence[int]) -> np.ndarray:
+    def _rows_of(self, track: TrackIds) -> np.ndarray:
         """Return the rows of the members, those of a frame in the order of their tracks."""
         asked = np.unique(np.atleast_1d(np.asarray(track, np.int64)))
         starts, ends = (np.searchsorted(self._track, asked, side) for side in ("left", "right"))
@@ -206,7 +209,7 @@ _NEEDED = {
 }
 
 
-def rocking_curve(tables: Batches, track: int | Sequence[int], along: str = "omega") -> RockingCurve:
+def rocking_curve(tables: Batches, track: TrackIds, along: str = "omega") -> RockingCurve:
     """Return what tracks have at each position of one motor; `Curves` answers many questions faster.
 
     Raises
@@ -217,7 +220,7 @@ def rocking_curve(tables: Batches, track: int | Sequence[int], along: str = "ome
     return Curves(tables).rocking_curve(track, along)
 
 
-def sinogram(tables: Batches, track: int | Sequence[int], axes: tuple[str, str] = ("omega", "dty")) -> Sinogram:
+def sinogram(tables: Batches, track: TrackIds, axes: tuple[str, str] = ("omega", "dty")) -> Sinogram:
     """Return what tracks have at each pair of positions of two motors; `Curves` answers many questions faster.
 
     Raises

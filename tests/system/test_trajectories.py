@@ -4,6 +4,8 @@ Frames hold their expected counts exactly, and which spots light which frames is
 spot's frames that hangs together in the scan, with the rows cut out that never came.
 """
 
+import re
+import runpy
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +35,7 @@ from hedmlive.simulators import (
 from hedmlive.streaming import Axis, Batches, Columns, Frame, Planned, Recipe, Reducer, digest, join, tables_with_roles
 from hedmlive.streaming.curves import Curves
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sinogram.py"
 THRESHOLD = 20
 CRYSTAL = replace(GOLD, hkls=((1, 1, 1), (-1, -1, -1), (2, 0, 0), (-2, 0, 0)))
 
@@ -337,3 +340,11 @@ def test_an_irrational_step_over_three_turns(tmp_path: Path) -> None:
     assert replayed(result, tmp_path) == dict(result.digests)
     axes = [Axis(name="omega", positions=omegas, period=360.0)]
     assert shuffled(station, tables["frames"], axes, load_settings(said).recipe).digest == result.digests[0]
+
+
+@pytest.mark.skipif(not EXAMPLE.is_file(), reason="the examples lie in the repository, not in the package")
+def test_the_example_finds_the_grain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert [int(number) for number in re.findall(r"-?\d+", last)] == pytest.approx([90, -50, 90, -50], abs=3)
