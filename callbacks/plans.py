@@ -172,8 +172,8 @@ def _line(start: Any, stop: Any, n: Any) -> np.ndarray:
     count = int(n)
     if not 0 < count <= MOST_FRAMES or count != n:
         raise DocumentError(f"{n!r:.40} positions; wanted a whole number, 1 to {MOST_FRAMES}")
-    ends = _checked((start, stop))
-    return _checked(np.linspace(*ends, count))
+    first, last = _checked((start, stop)).tolist()
+    return _checked(np.linspace(first, last, count))
 
 
 def _checked(values: Any) -> np.ndarray:

@@ -224,9 +224,9 @@ class RunReduction:
         try:
             for batches in detector.advance(self._assembler.gone_past(number)):
                 self._write(number, batches)
+                self.progress.n_open = sum(each.n_open for each in self._detectors)
         except Exception as error:
             self.problems.add("reducer", f"tracks beside missing frames cannot be closed: {_why(error)}")
-        self.progress.n_open = sum(each.n_open for each in self._detectors)
 
     def _reduce_held(self, detector: DetectorReduction) -> None:
         held, detector.held = detector.held, []

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..streaming import Axis, FromPositions, HedmLiveError, InOrder, Planned, Trajectory
+from ..streaming.trajectory import BEYOND, Line
 from .paths import Path, path_of_documents, path_of_settings, role_of
 from .pending import Pending
 from .plans import motors_of
@@ -94,10 +95,11 @@ class RunTrajectory:
             if path is not None:
                 self._made[per_event] = self._planned(path, per_event)
                 return self._made[per_event]
-        except HedmLiveError as error:
+        except Exception as error:
             if not self._told:
                 self._told = True
-                self._problems.add("trajectory", f"{error}; frames are taken as neighbours in their order")
+                why = str(error) if isinstance(error, HedmLiveError) else f"{type(error).__name__}: {error}"
+                self._problems.add("trajectory", f"{why}; frames are taken as neighbours in their order")
         first = self._said.skip_first
         pairs = self._pairs(per_event, lambda frame: frame >= first)
         record = {"source": "order", "skip_first": first, "linked": ["omega"], "links": len(pairs)}
@@ -237,15 +239,37 @@ class RunTrajectory:
         self._problems.add("off-plan", message, pending.frame)
 
 
+@dataclass(frozen=True, slots=True)
+class _LineFrom:
+    """A line without its frames before a number."""
+
+    line: Line
+    first: int
+
+    @property
+    def axis(self) -> int:
+        return self.line.axis
+
+    def frame(self, place: int) -> int:
+        return self.line.frame(place)
+
+    def step(self, place: int, sense: int) -> int:
+        after = self.line.step(place, sense)
+        return after if after >= 0 and self.line.frame(after) >= self.first else BEYOND
+
+
 class _InOrderFrom(InOrder):
-    """Frames in the order of their numbers, but for the first few."""
+    """Frames in the order of their numbers, but for those before a number."""
 
     def __init__(self, first: int, pairs: Sequence[tuple[int, int]]) -> None:
-        self._first = first
+        self._begins = first
         super().__init__(pairs=pairs)
 
     def contains(self, frame: int, /) -> bool:
-        return frame >= self._first
+        return frame >= self._begins
+
+    def lines(self, frame: int) -> Sequence[tuple[Line, int]]:
+        return [(_LineFrom(line, self._begins), place) for line, place in super().lines(frame)]
 
 
 def _omega_first(roles: Iterable[str]) -> list[str]:

@@ -107,7 +107,9 @@ def _default(model: type, name: str) -> str:
     if issubclass(model, BaseModel):
         value: Any = model.model_fields[name].default
     else:
-        value = next(field.default for field in dataclasses.fields(model) if field.name == name)  # pyright: ignore[reportArgumentType]
+        field = next(field for field in dataclasses.fields(model) if field.name == name)  # pyright: ignore[reportArgumentType]
+        made = field.default_factory
+        value = field.default if made is dataclasses.MISSING else made()
     if value is PydanticUndefined or value is dataclasses.MISSING:
         return "must be given"
     if value is None:

@@ -714,3 +714,34 @@ def test_memory_stays_small_when_points_are_skipped(tmp_path: Path) -> None:
     detector = reduction._detectors[0]
     assert len(list(detector._gone(10**12))) == 6
     reduction.close()
+
+
+@pytest.mark.parametrize("start", [0.0, -180.0, 77.3])
+@pytest.mark.parametrize("step", [30.0, -30.0])
+@pytest.mark.parametrize("n", [7, 12])
+def test_a_planned_sweep_has_the_digest_of_the_order(n: int, step: float, start: float) -> None:
+    """So a run that was reduced before plans were read keeps its digest, be it a part of a turn or a whole one."""
+    omega = start + step * np.arange(n)
+    planned = Planned([Axis(name="omega", positions=omega, period=360.0)])
+    assert direct(planned, {"omega": omega}, half=15.0) == direct(None, {"omega": omega}, half=15.0)
+
+
+def test_settling_frames_are_in_no_track_when_the_plan_does_not_tell(tmp_path: Path) -> None:
+    docs = run({"rot": np.arange(6.0)})
+    result = process(docs, settings(tmp_path, {"skip_first": 2}, roles={"omega": "rot"}))
+    assert result.problems == ()
+    with ReducedArchiveReader(result.reduced or tmp_path) as archive:
+        assert archive.read(0, "frames")["frame"].tolist() == list(range(6))
+        assert set(archive.read(0, "members")["frame"].tolist()) == {2, 3, 4, 5}
+        assert archive.attributes(0)["trajectory"]["skip_first"] == 2
+
+
+@pytest.mark.parametrize("roles", [{"omega": "file_omega"}, {"omega_start": "file_omega", "omega_end": "file_end"}])
+def test_the_motor_of_a_role_may_have_another_name(roles: dict[str, str], tmp_path: Path) -> None:
+    """As where the angle is read from the detector's file, and the plan moves `aero`."""
+    read = {"file_omega": np.arange(6.0), "file_end": np.arange(6.0)}
+    docs = run(read, motors=["aero"], shape=[6], extents=[[0, 5]])
+    for trajectory, source in (({}, "order"), ({"axes": {"omega": {"motor": "aero"}}}, "documents")):
+        result = process(docs, settings(tmp_path / source, trajectory, roles=roles))
+        with ReducedArchiveReader(result.reduced or tmp_path) as archive:
+            assert archive.attributes(0)["trajectory"]["source"] == source
