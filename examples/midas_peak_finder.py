@@ -198,6 +198,8 @@ class MidasPeakFinder:
                 "n_saturated": np.full(n, -1) if self._recipe.saturation is None else saturated,
                 "on_edge": np.bincount(peak, edge[row, col], n) > 0,
                 "omega": np.full(n, frame.omega),
+                # It takes no mask.
+                "on_mask": np.zeros(n, np.bool_),
             }
         )
 

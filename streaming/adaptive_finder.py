@@ -38,7 +38,7 @@ class AdaptiveFinder:
         except TypeError as error:
             raise SettingsError(f"recipe: finder_options of 'noise-adaptive': {error}") from None
         self._peaks = PeakFinder(recipe)
-        self._edge = prepared.edge
+        self._edge, self._beside_mask = prepared.edge, prepared.beside_mask
         self._max_lit = recipe.max_lit
 
     def push(self, frame: Frame) -> PeaksOfFrame:
@@ -48,4 +48,6 @@ class AdaptiveFinder:
             raise FrameError("a sparse image has no surroundings to measure; use finder threshold")
         lit = self._lit.push(image)
         check_flood(len(lit.row), self._max_lit, lit.shape)
-        return self._peaks.push(frame.frame, frame.omega, lit, edge=self._edge, level=self._lit.level)
+        return self._peaks.push(
+            frame.frame, frame.omega, lit, edge=self._edge, beside_mask=self._beside_mask, level=self._lit.level
+        )

@@ -30,6 +30,8 @@ class Prepared:
     "Whether a pixel is never lit, bool; none if all are valid."
     edge: np.ndarray | None
     "Whether a pixel is on the border of its panel, bool; none without panels: then the frame's border is the edge."
+    beside_mask: np.ndarray | None
+    "Whether one of the 8 neighbours of a pixel is invalid, bool; none if no pixel is."
     level: float
     "Mean of the dark over the valid pixels, counts; NaN if there is no dark frame or no valid pixel."
 
@@ -200,7 +202,15 @@ class Corrections:
         flat = None if self.flat is None else self._filled(self.flat, invalid, 1.0)
         turned = self._turned(shape)
         edge = _borders(turned, self.panels) if self.panels else None
-        return Prepared(shape=turned, dark=dark, flat=flat, invalid=invalid, edge=edge, level=_mean(dark, invalid))
+        return Prepared(
+            shape=turned,
+            dark=dark,
+            flat=flat,
+            invalid=invalid,
+            edge=edge,
+            beside_mask=None if invalid is None else _neighbours(invalid),
+            level=_mean(dark, invalid),
+        )
 
     def _turned(self, shape: tuple[int, ...]) -> tuple[int, int]:
         rows, cols = shape
@@ -401,6 +411,17 @@ def _borders(shape: tuple[int, int], panels: Sequence[tuple[int, int, int, int]]
         panel[[0, -1]] = True
         panel[:, [0, -1]] = True
     return edge
+
+
+def _neighbours(invalid: np.ndarray) -> np.ndarray:
+    """Return which pixels have an invalid one among their 8 neighbours, or are invalid themselves."""
+    near = invalid.copy()
+    near[1:] |= invalid[:-1]
+    near[:-1] |= invalid[1:]
+    rows = near.copy()
+    near[:, 1:] |= rows[:, :-1]
+    near[:, :-1] |= rows[:, 1:]
+    return near
 
 
 def _mean(dark: np.ndarray | None, invalid: np.ndarray | None) -> float:

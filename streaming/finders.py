@@ -153,6 +153,7 @@ class ThresholdFinder:
             frame.omega,
             lit,
             edge=self._prepared.edge,
+            beside_mask=self._prepared.beside_mask,
             level=self._background.level,
             surroundings=surroundings,
         )

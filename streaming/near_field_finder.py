@@ -43,7 +43,7 @@ class NearFieldFinder:
                 invalid=prepared.invalid,
             )
         self._peaks = PeakFinder(recipe)
-        self._edge = prepared.edge
+        self._edge, self._beside_mask = prepared.edge, prepared.beside_mask
         self._max_lit = recipe.max_lit
 
     def push(self, frame: Frame) -> PeaksOfFrame:
@@ -55,4 +55,6 @@ class NearFieldFinder:
         check_flood(len(lit.row), self._max_lit, lit.shape)
         if self._running is not None and self._running.push(image):
             self._lit.background = self._running.background
-        return self._peaks.push(frame.frame, frame.omega, lit, edge=self._edge, level=level)
+        return self._peaks.push(
+            frame.frame, frame.omega, lit, edge=self._edge, beside_mask=self._beside_mask, level=level
+        )

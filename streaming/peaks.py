@@ -64,6 +64,7 @@ class PeakFinder:
         lit: LitPixels,
         *,
         edge: np.ndarray | None = None,
+        beside_mask: np.ndarray | None = None,
         level: float = math.nan,
         surroundings: Surroundings | None = None,
     ) -> PeaksOfFrame:
@@ -79,13 +80,15 @@ class PeakFinder:
             Its lit pixels, of intensity above 0.
         edge
             Whether a pixel is on the border of its panel, shape (rows, columns); none if the frame's border is it.
+        beside_mask
+            Whether a pixel has a masked neighbour, shape (rows, columns); none if no pixel is masked.
         level
             Mean of the background, counts, to be passed on.
         surroundings
             The whole frame, for fits; without it only the lit pixels are fitted.
         """
         room = (self._rooms.pop() if self._rooms else _Room(0)).for_pixels(len(lit.row))
-        found = self._push(frame, omega, lit, room, edge, level, surroundings)
+        found = self._push(frame, omega, lit, room, edge, beside_mask, level, surroundings)
         if room.capacity <= _MOST_KEPT:
             self._rooms.append(room)
         return found
@@ -97,6 +100,7 @@ class PeakFinder:
         lit: LitPixels,
         room: "_Room",
         edge: np.ndarray | None,
+        beside_mask: np.ndarray | None,
         level: float,
         surroundings: Surroundings | None,
     ) -> PeaksOfFrame:
@@ -123,7 +127,8 @@ class PeakFinder:
         peak_kernels.count_maxima(runs, room.maxima, stretch, label, n_stretches, n_maxima)
         all_saturated, n_saturated = -1, np.full(n_peaks, -1, np.int32)
         labels = np.zeros(0, np.int32)
-        if self._fit is not None or self._recipe.saturation is not None or edge is not None:
+        wanted = (self._fit, self._recipe.saturation, edge, beside_mask)
+        if any(each is not None for each in wanted):
             labels = np.repeat(label[:n_stretches], np.diff(stretch[2, : n_stretches + 1]))
         if self._recipe.saturation is not None:
             saturated = lit.raw >= np.float64(self._recipe.saturation)
@@ -133,6 +138,9 @@ class PeakFinder:
         columns |= {"n_pixels": n_pixels, "n_maxima": n_maxima, "n_saturated": n_saturated}
         if edge is not None:
             columns["on_edge"] = _marked(labels, edge[lit.row, lit.col], n_peaks) > 0
+        columns["on_mask"] = np.zeros(n_peaks, np.bool_)
+        if beside_mask is not None:
+            columns["on_mask"] = _marked(labels, beside_mask[lit.row, lit.col], n_peaks) > 0
         if self._fit is not None:
             group = np.repeat(room.group[:n_runs], np.diff(runs[2, : n_runs + 1]))
             columns |= self._fit.push(lit, group, labels, n_peaks, surroundings)

@@ -146,6 +146,8 @@ PEAKS = Table(
         _column("n_saturated", "<i4", "", "pixels at or above full scale; -1 if full scale is not known"),
         _column("on_edge", "|b1", "", "the bounding box touches the edge of the detector"),
         _column("omega", "<f8", "deg", "rotation at the middle of the frame; NaN if it never came"),
+        # Not in the digest: it follows from the pixels and the mask, and a digest must not change when it is added.
+        _column("on_mask", "|b1", "", "a lit pixel of it has a masked neighbour, as beside a gap", in_digest=False),
     ),
 )
 
@@ -247,6 +249,7 @@ TRACKS = Table(
                 ("var_dty", "mm^2", "intensity-weighted variance of dty"),
             )
         ),
+        _column("on_mask", "|b1", "", "a lit pixel of it has a masked neighbour, as beside a gap", in_digest=False),
         _column("at_scan_end", "|b1", "", "a frame of it lacks a neighbour, for the scan ends there", in_digest=False),
         _column("beside_missing", "|b1", "", "a frame of it is the neighbour of a missing one", in_digest=False),
     ),

@@ -173,13 +173,13 @@ def summaries(
     whole
         Frame, peak, wraps and flags of each row, int64, shape (4, rows).
     numbers
-        Shape (rows, 12 + motors): omega_start, omega_end, sum_intensity, max_intensity, row, col, var_row, var_col,
-        cov_row_col, n_pixels, n_saturated, on_edge, then the motors.
+        Shape (rows, 13 + motors): omega_start, omega_end, sum_intensity, max_intensity, row, col, var_row, var_col,
+        cov_row_col, n_pixels, n_saturated, on_edge, on_mask, then the motors.
     base
         A track's name is base * frame + peak of its first.
     counts
-        Name, peaks, frames, first and last frame, pixels, saturated pixels (-1 if unknown), on_edge, wraps and flags of
-        each track; int64, shape (10, tracks).
+        Name, peaks, frames, first and last frame, pixels, saturated pixels (-1 if unknown), on_edge, wraps, flags and
+        on_mask of each track; int64, shape (11, tracks).
     sums
         omega, omega_min, omega_max, row, col, sum_intensity, max_intensity, var_row, var_col, cov_row_col, var_omega,
         cov_row_omega, cov_col_omega, omega_sigma, then mean and variance of each motor; float64, shape
@@ -190,7 +190,7 @@ def summaries(
     frame, peak, wraps, flags = whole[0], whole[1], whole[2], whole[3]
     start_, end_, weight, top = numbers[:, 0], numbers[:, 1], numbers[:, 2], numbers[:, 3]
     row_, col_ = numbers[:, 4], numbers[:, 5]
-    n_motors = numbers.shape[1] - 12
+    n_motors = numbers.shape[1] - 13
     n = 0
     for t in range(len(order)):
         first, end = starts[order[t]], starts[order[t] + 1]
@@ -200,7 +200,7 @@ def summaries(
         highest = top[one]
         low = high = start_[one]
         n_frames = n_pixels = n_saturated = 0
-        unknown = edge = wrapped = flagged = 0
+        unknown = edge = masked = wrapped = flagged = 0
         before = -1
         for k in range(first, end):
             i = rows[k]
@@ -226,6 +226,7 @@ def summaries(
             unknown |= numbers[i, 10] < 0
             n_saturated += np.int64(numbers[i, 10])
             edge |= numbers[i, 11] > 0
+            masked |= numbers[i, 12] > 0
             wrapped |= wraps[i]
             flagged |= flags[i]
         omega, row, col = omega / total, row / total, col / total
@@ -253,6 +254,7 @@ def summaries(
         counts[7, t] = edge
         counts[8, t] = wrapped
         counts[9, t] = flagged
+        counts[10, t] = masked
         sums[0, t] = omega
         sums[1, t] = low
         sums[2, t] = high
@@ -270,7 +272,7 @@ def summaries(
         narrow = var_omega / total - width / total / 12
         sums[13, t] = np.sqrt(narrow) if narrow > 0 else narrow - narrow
         for motor in range(n_motors):
-            at = numbers[:, 12 + motor]
+            at = numbers[:, 13 + motor]
             mean = variance = 0.0
             for k in range(first, end):
                 mean += weight[rows[k]] * at[rows[k]]

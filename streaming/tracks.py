@@ -26,6 +26,7 @@ _OF_PEAKS = (
     "n_pixels",
     "n_saturated",
     "on_edge",
+    "on_mask",
 )
 _N_NUMBERS = 2 + len(_OF_PEAKS)
 _LISTS = ("parent", "following", "last")
@@ -41,6 +42,7 @@ _COUNTS = (
     "on_edge",
     "wraps",
     "flags",
+    "on_mask",
 )
 _SUMS = (
     "omega",
@@ -157,7 +159,7 @@ class _Rows:
         first = rows[starts[:-1]]
         n, n_motors = len(first), len(self.names) - _N_NUMBERS
         order = np.argsort(TRACK_BASE * self["frame"][first] + self["peak"][first], kind="stable")
-        counts, sums = np.empty((10, n), np.int64), np.empty((14 + 2 * n_motors, n))
+        counts, sums = np.empty((len(_COUNTS), n), np.int64), np.empty((len(_SUMS) + 2 * n_motors, n))
         members = np.empty((3, int(starts[-1])), np.int64)
         whole = self._whole[_WHOLE.index("frame") :]
         track_kernels.summaries(order, starts, rows, whole, self._numbers, TRACK_BASE, counts, sums, members)
@@ -327,8 +329,7 @@ class Tracker:
         columns = dict(zip((*_SUMS, *self._of_motors), sums, strict=True)) | dict(zip(_COUNTS, counts, strict=True))
         flags = columns.pop("flags")
         columns["omega_width"] = columns["omega_max"] - columns["omega_min"]
-        columns["on_edge"] = columns["on_edge"] > 0
-        columns["wraps"] = columns["wraps"] > 0
+        columns |= {name: columns[name] > 0 for name in ("on_edge", "on_mask", "wraps")}
         columns["at_scan_end"] = (flags & Ending.SCAN_END) > 0
         columns["beside_missing"] = (flags & Ending.MISSING) > 0
         return columns, dict(zip(MEMBERS.names, members, strict=True))

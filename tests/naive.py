@@ -122,6 +122,14 @@ def naive_parts(lit: Lit, groups: list[list[Pixel]], recipe: Recipe) -> list[lis
     return sorted(parts)
 
 
+def beside_a_masked_one(group, mask) -> bool:
+    if mask is None:
+        return False
+    rows, cols = mask.shape
+    near = {(r + i, c + j) for r, c in group for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    return any(0 <= r < rows and 0 <= c < cols and mask[r, c] != 0 for r, c in near)
+
+
 def naive_peak(lit: Lit, group: list[Pixel], shape: tuple[int, ...], saturation: float | None) -> Row:
     r0, c0 = group[0]
     w_sum = wr = wc = wrr = wcc = wrc = 0.0
@@ -178,7 +186,13 @@ def naive_frame(frame: Frame, recipe: Recipe, dark=None, mask=None) -> Found:
     large = [group for group in groups if len(group) >= recipe.min_pixels]
     kept = naive_parts(lit, large, recipe)
     peaks: list[Row] = [
-        {"frame": frame.frame, "peak": k, **naive_peak(lit, group, shape, recipe.saturation), "omega": frame.omega}
+        {
+            "frame": frame.frame,
+            "peak": k,
+            **naive_peak(lit, group, shape, recipe.saturation),
+            "omega": frame.omega,
+            "on_mask": beside_a_masked_one(group, mask),
+        }
         for k, group in enumerate(kept)
     ]
     full = recipe.saturation
@@ -483,6 +497,7 @@ def naive_track(members: list[tuple[int, int]], peak_of, frame_of, wraps: bool, 
         "omega_sigma": math.nan if math.isnan(var_omega) else math.sqrt(max(var_omega - added, 0.0)),
         "dty": mean_dty,
         "var_dty": mean((each - mean_dty) ** 2 for each in dty),
+        "on_mask": any(row["on_mask"] for row in rows),
         "at_scan_end": any(endings[frame][0] for frame in frames_of),
         "beside_missing": any(endings[frame][1] for frame in frames_of),
     }

@@ -23,7 +23,7 @@ def test_one_peak_in_full():
         "var_row": 20 / 60 - (20 / 60) ** 2, "var_col": 110 / 60 - (70 / 60) ** 2,
         "cov_row_col": 40 / 60 - (20 / 60) * (70 / 60),
         "row_min": 2, "row_end": 4, "col_min": 3, "col_end": 6, "n_maxima": 1, "n_saturated": 2,
-        "on_edge": False, "omega": 1.5,
+        "on_edge": False, "omega": 1.5, "on_mask": False,
     }  # fmt: skip
     assert {name: values.tolist() for name, values in found.peaks.items()} == {k: [v] for k, v in wanted.items()}
     assert found.pixels["intensity"].tolist() == [10, 30, 20]
