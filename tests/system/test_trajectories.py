@@ -99,8 +99,8 @@ class Rows:
         rotation, dty, detector = self._station.rotation, self._station.dty, self._station.detector
         assert dty is not None
         for omega in self.line:
-            rotation.set(omega)
-            detector.trigger()
+            rotation.set(omega).wait()
+            detector.trigger().wait()
             readings = {**rotation.read(), **dty.read(), **detector.read()}
             data = {key: readings[key]["value"] for key in self.describe_collect()}
             self._events.append({"data": data, "timestamps": dict.fromkeys(data, 0.0), "time": time.time()})

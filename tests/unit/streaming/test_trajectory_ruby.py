@@ -8,9 +8,8 @@ import pytest
 from hedmlive.streaming import Axis, Frame, FromPositions, Planned, Recipe, Reducer, SparseImage, join
 
 SHAPE = (3888, 3072)
+CASES = [(0, 300, 2), (1, 0, 1), (2, 150, 3)]
 UNCUT = np.arange(1440)
-CUT = np.roll(UNCUT, 720)
-"The second half of the turn was taken first: omega is read 180 to 360, then 0 to 180."
 
 
 @pytest.fixture(scope="module")
@@ -48,28 +47,34 @@ def tracks_of(tables, order):
     return {frozenset(each): track for track, each in found.items()}
 
 
-@pytest.mark.parametrize(("case", "threshold", "min_pixels"), [(0, 300, 2), (1, 0, 1), (2, 150, 3)])
-def test_cut_and_joined_at_the_end_of_the_turn(ruby, case, threshold, min_pixels):
+@pytest.mark.parametrize("through", ["180 degrees", "the longest track"])
+@pytest.mark.parametrize(("case", "threshold", "min_pixels"), CASES)
+def test_cut_and_joined_at_the_end_of_the_turn(ruby, case, threshold, min_pixels, through):
     recipe = Recipe(threshold=threshold, min_pixels=min_pixels)
     whole = reduced(ruby, UNCUT, recipe, None)
-    joined = reduced(ruby, CUT, recipe, planned(ruby[0], CUT))
+    # What comes behind the cut was taken first: omega is read 180 to 360, then 0 to 180.
+    cut = 720
+    if through == "the longest track":
+        cut = int(whole["tracks"]["first_frame"][whole["tracks"]["n_frames"].argmax()]) + 1
+    order = np.roll(UNCUT, -cut)
+    joined = reduced(ruby, order, recipe, planned(ruby[0], order))
     expected = ruby[2][case]
     keys = {"n_peaks": ("peaks", "frame"), "n_links": ("links", "axis"), "n_tracks": ("tracks", "track")}
     counts = {name: len(joined[table][column]) for name, (table, column) in keys.items()}
     assert counts == {name: expected[name] for name in counts}
-    tracks, as_before = tracks_of(joined, CUT), tracks_of(whole, UNCUT)
+    tracks, as_before = tracks_of(joined, order), tracks_of(whole, UNCUT)
     assert set(tracks) == set(as_before)
-    # What crosses 180 degrees goes over the end of the turn now: 719 was the last frame, and 720 the first.
-    over = {tracks[peaks] for peaks in tracks if {719, 720} <= {frame for frame, _ in peaks}}
-    assert over
+    # What was cut goes over the end of the turn now.
+    over = {tracks[peaks] for peaks in tracks if {cut - 1, cut} <= {frame for frame, _ in peaks}}
+    assert over or through == "180 degrees"
     assert set(joined["tracks"]["track"][joined["tracks"]["wraps"]].tolist()) == over
-    omega = dict(zip(joined["tracks"]["track"].tolist(), joined["tracks"]["omega_width"].tolist(), strict=True))
+    width = dict(zip(joined["tracks"]["track"].tolist(), joined["tracks"]["omega_width"].tolist(), strict=True))
     before = dict(zip(whole["tracks"]["track"].tolist(), whole["tracks"]["omega_width"].tolist(), strict=True))
-    assert [omega[tracks[peaks]] for peaks in tracks] == pytest.approx([before[as_before[peaks]] for peaks in tracks])
+    assert [width[tracks[peaks]] for peaks in tracks] == pytest.approx([before[as_before[peaks]] for peaks in tracks])
 
 
 def test_the_same_from_positions_alone(ruby):
-    recipe = Recipe(threshold=300, min_pixels=2)
+    recipe, order = Recipe(threshold=300, min_pixels=2), np.roll(UNCUT, 720)
     alone = FromPositions(axes=(Axis(name="omega", period=360.0),))
-    known = reduced(ruby, CUT, recipe, planned(ruby[0], CUT))
-    assert tracks_of(reduced(ruby, CUT, recipe, alone), CUT) == tracks_of(known, CUT)
+    known = reduced(ruby, order, recipe, planned(ruby[0], order))
+    assert tracks_of(reduced(ruby, order, recipe, alone), order) == tracks_of(known, order)
