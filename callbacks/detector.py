@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..streaming import (
+    OPEN_TRACKS,
     Batches,
+    Columns,
     Corrections,
     FrameError,
     Recipe,
@@ -104,6 +106,10 @@ class DetectorReduction:
     def n_open(self) -> int:
         """Tracks that a frame still to come could join."""
         return 0 if self._reducer is None else self._reducer.n_open_tracks
+
+    def open_tracks(self) -> Columns:
+        """Return those tracks as they are now: rows of `OPEN_TRACKS`."""
+        return OPEN_TRACKS.empty() if self._reducer is None else self._reducer.open_tracks()
 
     def hold(self, frame: Pending, came: float) -> None:
         """Keep a frame until the darks are complete."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..streaming import Columns
 from .worker import Lags
 
 
@@ -21,6 +22,9 @@ class Progress:
     "Tracks closed."
     n_open: int = 0
     "Tracks that may still grow."
+    open_tracks: tuple[Columns, ...] = ()
+    """Those tracks as they were a moment ago, for each detector: rows of `OPEN_TRACKS`. A track may join another, and
+    then goes on under the lower of both names."""
     frame_lag: Lags = field(default_factory=Lags)
     "From hand-over to reduced."
 

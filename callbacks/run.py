@@ -28,6 +28,7 @@ from .settings import Settings
 from .trajectory import RunTrajectory
 
 _GIVE_UP_BATCHES = 4096
+_LOOK_SECONDS = 0.5
 _COLUMNS = ("frame", "point", "omega_start", "omega_end", "time")
 
 
@@ -99,7 +100,7 @@ class RunReduction:
         self._columns = {name: array("d") for name in (*_COLUMNS, *self._scalar_roles())}
         self._lagging: set[Reader] = set()
         self._frame_files: dict[str, tuple[str, str]] = {}
-        self._flushed_at = self._clock()
+        self._flushed_at = self._look_again_at = self._clock()
         self._unwritten = 0
         self._threads = settings.worker.threads
         self._pool: ThreadPoolExecutor | None = None
@@ -139,6 +140,11 @@ class RunReduction:
         due = 0.2 if self.settings.tiled is None else min(0.2, self.settings.tiled.latency / 2)
         if self.archive is not None and self._clock() - self._flushed_at >= due:
             self._flush_archive()
+        now = self._clock()
+        if now >= self._look_again_at:
+            self.progress.open_tracks = tuple(detector.open_tracks() for detector in self._detectors)
+            # It is for the eye: where tracks are so many that looking at them takes long, it is looked at less often.
+            self._look_again_at = now + max(_LOOK_SECONDS, 20 * (self._clock() - now))
 
     def finish(self) -> RunResult:
         """Reduce what can still be reduced, name what never came, and write the end of both archives."""
@@ -159,7 +165,7 @@ class RunReduction:
                 self.progress.n_rejected += len(detector.held)
             elif not detector.waits:
                 self._flush_detector(number, detector)
-        self.progress.n_open = 0
+        self.progress.n_open, self.progress.open_tracks = 0, ()
         digests = self._finish_reduced()
         self._finish_raw()
         self._assembler.close()

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from ..callbacks import (
     HedmLive,
+    Progress,
     RawArchiveReader,
     ReducedArchiveReader,
     RunResult,
@@ -272,10 +273,23 @@ class _Watcher(threading.Thread):
         table.add_row("frames", f"[green]{bar:<30}[/] {done}/{self._n_frames}")
         table.add_row("peaks", str(progress.n_peaks))
         table.add_row("tracks", f"{progress.n_tracks} closed, {progress.n_open} open")
+        brightest = _brightest(progress)
+        if brightest:
+            table.add_row("brightest open one", brightest)
         table.add_row("seen over Tiled", f"{self._seen} tracks")
         if publisher is not None:
             table.add_row("lag to published", f"{publisher.lag.percentile(50):.2f} s (median)")
         return table
+
+
+def _brightest(progress: Progress) -> str:
+    """Say where the brightest open track is, and for how long it has been there."""
+    rows = progress.open_tracks[0] if progress.open_tracks else {}
+    if not rows or not len(rows["track"]):
+        return ""
+    at = int(rows["sum_intensity"].argmax())
+    row, col, counts, n = (rows[name][at] for name in ("row", "col", "sum_intensity", "n_peaks"))
+    return f"{counts:.0f} counts at row {row:.0f}, column {col:.0f}, in {n} frames so far"
 
 
 # What it showed
