@@ -17,7 +17,7 @@ BLOCK = "HEDM_LIVE"
 _OMEGA_ROLES = ("omega", "omega_start", "omega_end", "omega_step")
 _OTHER_ROLES = ("lattice_parameters", "space_group")
 
-MOST_FRAMES = 10_000_000
+MOST_FRAMES = 2_000_000
 """A plan of more frames than this is a mistake, and would fill the memory."""
 
 

@@ -15,9 +15,13 @@ from .link_rules import IN_TURN, Candidates, Linkable, first_order, link_in_turn
 from .peaks import PeaksOfFrame
 from .recipe import Recipe
 from .tables import LINKS, LINKS_WITH_REASONS, Columns
-from .trajectory import BEYOND, VIRTUAL, InOrder, Line, Trajectory
+from .trajectory import VIRTUAL, InOrder, Line, Trajectory
 
 _PLACE_ROLES = ("dty", "L1", "L2")
+
+
+_NOBODY = -1
+_UNKNOWN = -2
 
 
 class Ending(IntFlag):
@@ -249,12 +253,19 @@ class Linker:
 
     def flush(self) -> Linked:
         """Take in that no further frame will come."""
-        end = self._trajectory.n_frames
         linked = Linked()
-        for frame in range(self._newest + 1 if end is None else end):
-            if frame not in self._states and self._trajectory.contains(frame):
-                linked.add(self.missing(frame))
+        # All that is left is with the frames that wait: nobody goes through the numbers of those that never came.
+        waits = [
+            (line, place, frame)
+            for frame in sorted(self._held)
+            for line, place in self._trajectory.lines(frame)
+            if self._walk(line, place, 1)[0] == _UNKNOWN
+        ]
         self._flushed = True
+        for line, place, frame in waits:
+            after, _ = self._walk(line, place, 1)
+            if after >= 0:
+                self._link(linked, line.axis, frame, after)
         first, last = self._first, self._last
         closes = False
         if isinstance(self._trajectory, InOrder) and first is not None and last is not None:
@@ -274,24 +285,21 @@ class Linker:
         return linked
 
     def _walk(self, line: Line, place: int, sense: int) -> tuple[int, int]:
-        """Return the next frame along a line that is here, and how many are missing before it; -1 if there is none.
-
-        -2 says that there may still be one.
-        """
+        """Return the next frame along a line that is here, `_NOBODY` or `_UNKNOWN`; and how many are missing before."""
         start = place
         for gap in range(1 + self._recipes[line.axis].max_gap):
             place = line.step(place, sense)
             if place < 0:
-                return (-1 if place == BEYOND else -2), gap
+                return _NOBODY, gap
             if place == start:
-                return -1, gap
+                return _NOBODY, gap
             frame = line.frame(place)
             state = self._states.get(frame, _State.MISSING if self._flushed else _State.WAITING)
             if state is _State.WAITING:
-                return -2, gap
+                return _UNKNOWN, gap
             if state is _State.HERE:
                 return frame, gap
-        return -1, self._reach
+        return _NOBODY, self._reach
 
     def _link(self, linked: Linked, axis: int, frame_a: int, frame_b: int) -> None:
         """Link two frames, or remember to, where that depends on a pair that is not linked yet."""
@@ -318,7 +326,7 @@ class Linker:
             (line, place) = next(each for each in self._trajectory.lines(frame) if each[0].axis == axis)
             before, _ = self._walk(line, place, -1)
             # These programs know no circle: after its end the order begins anew.
-            if before == -1 or (before >= 0 and self._trajectory.wraps(before, frame)):
+            if before == _NOBODY or (before >= 0 and self._trajectory.wraps(before, frame)):
                 self._orders[axis, frame] = first_order(self._held[frame][1], self._recipes[axis])
         return self._orders.get((axis, frame))
 
@@ -389,7 +397,7 @@ class Linker:
         if self._held_back[frame]:
             return False
         return all(
-            self._walk(line, place, sense)[0] != -2
+            self._walk(line, place, sense)[0] != _UNKNOWN
             for line, place in self._trajectory.lines(frame)
             for sense in (-1, 1)
         )

@@ -60,6 +60,7 @@ class Reducer:
         self._make_finder = finder_for(recipe, flat=self._corrections.flat is not None)
         self._finder: Finder | None = None
         self._waiting: dict[int, tuple[Position, PeaksOfFrame]] = {}
+        self._n_waiting_peaks = 0
         self._from_positions = trajectory if isinstance(trajectory, FromPositions) else None
         self._follow(None if isinstance(trajectory, FromPositions) else trajectory)
         self._newest = -1
@@ -71,7 +72,7 @@ class Reducer:
     @property
     def n_open_tracks(self) -> int:
         """Tracks that a frame still to come could join."""
-        return self._tracker.n_open + sum(len(found.peaks["peak"]) for _, found in self._waiting.values())
+        return self._tracker.n_open + self._n_waiting_peaks
 
     @property
     def n_waiting_frames(self) -> int:
@@ -132,6 +133,7 @@ class Reducer:
             # What links are made from, and no more: it waits to the end.
             kept = found if found.runs is None else replace(found, pixels={})
             self._waiting[frame.frame] = (position, kept)
+            self._n_waiting_peaks += len(found.peaks["peak"])
         elif self._linker.trajectory.contains(frame.frame):
             batches |= self._linked(position, found)
         else:
@@ -156,6 +158,7 @@ class Reducer:
         parts: list[Batches] = []
         if self._from_positions is not None:
             waiting, self._waiting = self._waiting, {}
+            self._n_waiting_peaks = 0
             self._follow(self._from_positions.planned({n: position.motors() for n, (position, _) in waiting.items()}))
             # One by one, and each dropped when it is linked: what waits is much.
             parts = [self._linked(*waiting.pop(number)) for number in sorted(waiting)]

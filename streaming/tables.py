@@ -183,7 +183,7 @@ PEAKS_FIT = (
 LINKS = Table(
     name="links",
     row="pair of linked peaks",
-    key=("frame_a", "peak_a", "frame_b", "peak_b"),
+    key=("frame_a", "peak_a", "frame_b", "peak_b", "axis"),
     columns=(
         _column("frame_a", "<i8", "", "frame of the peak that comes first along the axis"),
         _column("peak_a", "<i4", "", "its number in its frame"),
