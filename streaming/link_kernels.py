@@ -7,13 +7,14 @@ layer, and that interpreter is the RunEngine's.
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .vectors import kernel
 
 Array = NDArray[Any]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def runs_of_peaks(row: Array, col: Array, peak: Array, runs: Array) -> int:
     """Write row, first column, end and peak of each run of pixels of one peak to runs (4, n); return how many.
 
@@ -33,7 +34,7 @@ def runs_of_peaks(row: Array, col: Array, peak: Array, runs: Array) -> int:
     return n + 1
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def shared_pixels(a: Array, b: Array, first: Array, chain: Array, pairs: Array) -> int:
     """Count the common pixels of each pair of peaks; return how many pairs there are.
 
@@ -91,7 +92,7 @@ def shared_pixels(a: Array, b: Array, first: Array, chain: Array, pairs: Array) 
     return n
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def near_pairs(
     row_a: Array, col_a: Array, row_b: Array, col_b: Array, by_row: Array, reach: float, pairs: Array
 ) -> int:
@@ -131,7 +132,7 @@ def near_pairs(
     return n
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def weigh(
     peak_a: Array,
     peak_b: Array,
@@ -152,7 +153,7 @@ def weigh(
         distance[k] = np.hypot(row_a[a] - row_b[b], col_a[a] - col_b[b])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def best_of_each(peak: Array, better: Array, usable: Array, best: Array) -> None:
     """Write to best[peak] the usable candidate of the largest `better`, the first of equals, or -1."""
     best[:] = -1

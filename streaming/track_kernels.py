@@ -7,13 +7,14 @@ root, ``following`` from row to row (-1 at the end); ``last``, ``waiting`` and `
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .vectors import kernel
 
 Array = NDArray[Any]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _root(parent: Array, i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -21,7 +22,7 @@ def _root(parent: Array, i: int) -> int:
     return i
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def join_tracks(
     row_a: Array,
     row_b: Array,
@@ -51,7 +52,7 @@ def join_tracks(
     return joined
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def resolve_rows(start: int, end: int, flags: int, parent: Array, waiting: Array, flag: Array, roots: Array) -> int:
     """Take rows start to end as resolved; write the roots of the tracks that wait for no other; return how many."""
     n = 0
@@ -65,7 +66,7 @@ def resolve_rows(start: int, end: int, flags: int, parent: Array, waiting: Array
     return n
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _sort_rows(rows: Array, start: int, end: int, frame: Array, peak: Array) -> None:
     """Sort rows[start:end] by frame and peak: Shell's sort with the gaps of Knuth, for most tracks are short."""
     gap = 1
@@ -85,7 +86,7 @@ def _sort_rows(rows: Array, start: int, end: int, frame: Array, peak: Array) -> 
         gap //= 3
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def take_tracks(
     roots: Array, parent: Array, following: Array, frame: Array, peak: Array, rows: Array, starts: Array
 ) -> None:
@@ -111,7 +112,68 @@ def take_tracks(
     starts[len(roots)] = n
 
 
-@njit(nogil=True, cache=True)
+@kernel()
+def append_rows(
+    peak: Array,
+    sums: tuple[Array, ...],
+    n_pixels: Array,
+    n_saturated: Array,
+    on_edge: Array,
+    on_mask: Array,
+    motors: Array,
+    start: int,
+    frame: int,
+    level: int,
+    whole: Array,
+    numbers: Array,
+) -> None:
+    """Write the peaks of one frame to the rows from start on, each a track of its own that waits.
+
+    Parameters
+    ----------
+    peak
+        Number of each peak.
+    sums
+        sum_intensity, max_intensity, row, col, var_row, var_col and cov_row_col of each peak.
+    n_pixels, n_saturated, on_edge, on_mask
+        Of each peak.
+    motors
+        omega_start, omega_end, then the motors, of the frame.
+    start, frame, level
+        Of the first row, and of the frame.
+    whole, numbers
+        Written, as `sweep_rows` and `summaries` take them.
+    """
+    total, top, row, col, var_row, var_col, cov = sums
+    for k in range(len(peak)):
+        i = start + k
+        whole[0, i] = i
+        whole[1, i] = -1
+        whole[2, i] = i
+        whole[3, i] = level
+        whole[4, i] = 1
+        whole[5, i] = frame
+        whole[6, i] = peak[k]
+        whole[7, i] = 0
+        whole[8, i] = 0
+        numbers[i, 0] = motors[0]
+        numbers[i, 1] = motors[1]
+        numbers[i, 2] = total[k]
+        numbers[i, 3] = top[k]
+        numbers[i, 4] = row[k]
+        numbers[i, 5] = col[k]
+        numbers[i, 6] = var_row[k]
+        numbers[i, 7] = var_col[k]
+        numbers[i, 8] = cov[k]
+        numbers[i, 9] = n_pixels[k]
+        numbers[i, 10] = n_saturated[k]
+        numbers[i, 11] = on_edge[k]
+        numbers[i, 12] = on_mask[k]
+        for m in range(2, len(motors)):
+            numbers[i, 11 + m] = motors[m]
+
+
+@kernel()
 def sweep_rows(n: int, whole: Array, numbers: Array, place: Array) -> int:
     """Move the rows that are not taken to the front, in their order; return how many.
 
@@ -147,7 +209,7 @@ def sweep_rows(n: int, whole: Array, numbers: Array, place: Array) -> int:
     return kept
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def summaries(
     order: Array,
     starts: Array,

@@ -1,7 +1,6 @@
 """Tracks: connected components of the links, closed as soon as no frame still to come can join them."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,20 +14,8 @@ from .trajectory import Trajectory
 from .valleys import valley_cuts
 
 # The kernels take numbers by their place.
-_OF_PEAKS = (
-    "sum_intensity",
-    "max_intensity",
-    "row",
-    "col",
-    "var_row",
-    "var_col",
-    "cov_row_col",
-    "n_pixels",
-    "n_saturated",
-    "on_edge",
-    "on_mask",
-)
-_N_NUMBERS = 2 + len(_OF_PEAKS)
+_SUMS_OF_PEAKS = ("sum_intensity", "max_intensity", "row", "col", "var_row", "var_col", "cov_row_col")
+_NUMBERS = ("omega_start", "omega_end", *_SUMS_OF_PEAKS, "n_pixels", "n_saturated", "on_edge", "on_mask")
 _LISTS = ("parent", "following", "last")
 _WHOLE = (*_LISTS, "level", "waiting", "frame", "peak", "wraps", "flags")
 _COUNTS = (
@@ -83,19 +70,40 @@ class _Rows:
         """Return all rows of one whole number."""
         return self._whole[_WHOLE.index(name)]
 
-    def append(self, frame: int, peaks: np.ndarray, level: int, numbers: Mapping[str, np.ndarray | float]) -> None:
-        """Add the peaks of one frame, each a track of its own that waits for the neighbours of that frame."""
-        start, end = self.n, self.n + len(peaks)
+    def append(self, frame: int, peaks: Columns, level: int, motors: np.ndarray) -> None:
+        """Add the peaks of one frame, each a track of its own that waits for the neighbours of that frame.
+
+        Parameters
+        ----------
+        frame
+            Number of the frame.
+        peaks
+            Rows of the table ``peaks``.
+        level
+            Rank of the frame's rotation on the circle.
+        motors
+            omega_start, omega_end, and the further motors of the frame.
+        """
+        start, end = self.n, self.n + len(peaks["peak"])
         if end > self._whole.shape[1]:
             more = max(end, 2 * self._whole.shape[1]) - self._whole.shape[1]
             self._whole = np.pad(self._whole, ((0, 0), (0, more)))
             self._numbers = np.pad(self._numbers, ((0, more), (0, 0)))
-        new = self._whole[:, start:end]
-        own = np.arange(start, end)
-        for place, values in enumerate((own, -1, own, level, 1, frame, peaks, 0, 0)):
-            new[place] = values
-        for place, name in enumerate(self.names):
-            self._numbers[start:end, place] = numbers[name]
+        sums = tuple(peaks[name] for name in _SUMS_OF_PEAKS)
+        track_kernels.append_rows(
+            peaks["peak"],
+            sums,
+            peaks["n_pixels"],
+            peaks["n_saturated"],
+            peaks["on_edge"],
+            peaks["on_mask"],
+            motors,
+            start,
+            frame,
+            level,
+            self._whole,
+            self._numbers,
+        )
         self._starts[frame] = (start, end)
         self.n = end
 
@@ -157,7 +165,7 @@ class _Rows:
     def summaries(self, rows: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return counts, sums and members of tracks, in the order of their names (`track_kernels.summaries`)."""
         first = rows[starts[:-1]]
-        n, n_motors = len(first), len(self.names) - _N_NUMBERS
+        n, n_motors = len(first), len(self.names) - len(_NUMBERS)
         order = np.argsort(TRACK_BASE * self["frame"][first] + self["peak"][first], kind="stable")
         counts, sums = np.empty((len(_COUNTS), n), np.int64), np.empty((len(_SUMS) + 2 * n_motors, n))
         members = np.empty((3, int(starts[-1])), np.int64)
@@ -235,7 +243,7 @@ class Tracker:
         self._table = table or TABLES["tracks"]
         self._motors = tuple(name for name, _ in motors_of_tracks(self._table))
         self._of_motors = tuple(each for name in self._motors for each in (name, f"var_{name}"))
-        self._rows = _Rows(("omega_start", "omega_end", *_OF_PEAKS, *self._motors))
+        self._rows = _Rows((*_NUMBERS, *self._motors))
         self._n_open = 0
         self._links = _HeldLinks()
 
@@ -248,13 +256,9 @@ class Tracker:
         """Take in one frame and what its links are; return the tracks that closed."""
         frame = position.frame
         turn = self._trajectory.turn(frame)
-        numbers: dict[str, np.ndarray | float] = {
-            "omega_start": position.omega_start - turn,
-            "omega_end": position.omega_end - turn,
-            **{name: position.roles.get(name, math.nan) for name in self._motors},
-            **{name: found.peaks[name] for name in _OF_PEAKS},
-        }
-        self._rows.append(frame, found.peaks["peak"], self._trajectory.level(frame), numbers)
+        motors = [position.roles.get(name, math.nan) for name in self._motors]
+        at = np.array([position.omega_start - turn, position.omega_end - turn, *motors])
+        self._rows.append(frame, found.peaks, self._trajectory.level(frame), at)
         self._n_open += len(found.peaks["peak"])
         return self.follow(linked)
 
@@ -281,7 +285,9 @@ class Tracker:
             closed = {"tracks": self._table.batch(columns), "members": MEMBERS.batch(members)}
         links += linked.others
         if links:
-            closed["links"] = {name: np.concatenate([rows[name] for rows in links]) for name in links[0]}
+            closed["links"] = links[0]
+            if len(links) > 1:
+                closed["links"] = {name: np.concatenate([rows[name] for rows in links]) for name in links[0]}
         return closed
 
     def _cut(self, rows: np.ndarray, starts: np.ndarray) -> tuple[Columns, np.ndarray, np.ndarray]:
