@@ -1,5 +1,7 @@
 """Planned scans of every kind: what comes out is the naive graph's answer, whatever the order in which frames come."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -132,7 +134,10 @@ def test_it_is_the_graph_whatever_the_order(scan, recipe, data):
 def test_what_has_closed_never_changes_and_closes_at_the_first_moment(scan, recipe, data):
     planned, numbers, frames, pairs = scan
     plan = naive_plan(planned, numbers)
-    whole = naive_reduce(frames, recipe, plan=plan, pairs=pairs)
+    whole = naive_reduce(frames, recipe, plan=plan, pairs=pairs)["members"]
+    names = {(frame, peak): track for track, frame, peak in zip(*(whole[key].tolist() for key in whole), strict=True)}
+    # Where tracks are cut, all parts of what is linked close together: the cuts depend on all of it.
+    linked = naive_reduce(frames, replace(recipe, valley=None), plan=plan, pairs=pairs)["members"]
     around = planned_neighbours(plan, pairs)
     gaps = [{"max_gap": recipe.max_gap, **recipe.along.get(name, {})}["max_gap"] for name in around.names]
     reducer = Reducer(recipe, trajectory=trajectory(planned, numbers, pairs))
@@ -155,14 +160,13 @@ def test_what_has_closed_never_changes_and_closes_at_the_first_moment(scan, reci
             for way in (chain, {b: a for a, b in chain.items()})
             if waits_for(way, number, here, come, gap)
         }
-        wanted = whole["members"]
-        tracks: dict[int, set[tuple[int, int]]] = {}
-        for track, frame, peak in zip(wanted["track"], wanted["frame"], wanted["peak"], strict=True):
-            tracks.setdefault(int(track), set()).add((int(frame), int(peak)))
-        for track, peaks in tracks.items():
+        together: dict[int, set[tuple[int, int]]] = {}
+        for track, frame, peak in zip(*(linked[key].tolist() for key in linked), strict=True):
+            together.setdefault(track, set()).add((frame, peak))
+        for peaks in together.values():
             of_it = {frame for frame, _ in peaks}
             final = of_it <= come and not of_it & waits
-            assert all(closed.get(peak) == (track if final else None) for peak in peaks)
+            assert all(closed.get(peak) == (names[peak] if final else None) for peak in peaks)
 
 
 def waits_for(way, number, here, come, max_gap) -> bool:
