@@ -3,6 +3,7 @@
 from .background import Background, LitPixels
 from .bitshuffle import CompressedImage
 from .corrections import Corrections, Prepared, bad_pixels
+from .curves import Curves, RockingCurve, Sinogram, rocking_curve, sinogram
 from .digest import digest
 from .errors import (
     ArchiveError,
@@ -55,6 +56,7 @@ __all__ = [
     "Columns",
     "CompressedImage",
     "Corrections",
+    "Curves",
     "DocumentError",
     "Ending",
     "Finder",
@@ -80,8 +82,10 @@ __all__ = [
     "Recipe",
     "Reducer",
     "ReplayError",
+    "RockingCurve",
     "RunningMedian",
     "SettingsError",
+    "Sinogram",
     "SparseImage",
     "Surroundings",
     "Table",
@@ -96,5 +100,7 @@ __all__ = [
     "link_peaks",
     "median_of",
     "options_of",
+    "rocking_curve",
+    "sinogram",
     "tables_with_roles",
 ]

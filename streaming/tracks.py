@@ -54,8 +54,7 @@ class _Rows:
     """The peaks of open tracks, one row each, in the order in which their frames came.
 
     Rows of closed tracks are swept out now and then. Only the numbers that a track needs are kept: a hot pixel, a track
-    that never ends, must not keep whole frames in memory. Each number has an array of its own: numpy copies one that is
-    contiguous several times as fast as a field of records.
+    that never ends, must not keep whole frames in memory.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -85,10 +84,6 @@ class _Rows:
             omega_start, omega_end, and the further motors of the frame.
         """
         start, end = self.n, self.n + len(peaks["peak"])
-        if end > self._whole.shape[1]:
-            more = max(end, 2 * self._whole.shape[1]) - self._whole.shape[1]
-            self._whole = np.pad(self._whole, ((0, 0), (0, more)))
-            self._numbers = np.pad(self._numbers, ((0, more), (0, 0)))
         sums = tuple(peaks[name] for name in _SUMS_OF_PEAKS)
         track_kernels.append_rows(
             peaks["peak"],
@@ -130,7 +125,7 @@ class _Rows:
         return roots[:n]
 
     def take(self, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Take tracks out: return their rows in order, and where those of each track start; they stay until `sweep`."""
+        """Take tracks out: return their rows in order, until `make_room`, and where those of each track start."""
         rows, starts = np.empty(self.n, np.int64), np.empty(len(roots) + 1, np.int64)
         kept = (self["parent"], self["following"], self["frame"], self["peak"])
         track_kernels.take_tracks(roots, *kept, rows, starts)
@@ -177,10 +172,24 @@ class _Rows:
         """Return all rows of one number."""
         return self._numbers[:, self.names.index(name)]
 
-    def sweep(self) -> np.ndarray | None:
-        """Forget the rows that were taken, once they are most; return the new place of each row, -1 if it is gone."""
-        if 4 * self._n_taken <= 3 * self.n:
+    def make_room(self, n_new: int) -> np.ndarray | None:
+        """Make room for new rows; return the new place of each row if they moved, -1 if it is gone.
+
+        When the memory is full, rows that were taken are forgotten if they are a third or more; if that is not enough,
+        or far too much, half as much again as is needed is taken.
+        """
+        if self.n + n_new <= self._whole.shape[1]:
             return None
+        place = self._forget() if 3 * self._n_taken >= self.n else None
+        needed, capacity = max(self.n + n_new, _FIRST_CAPACITY), self._whole.shape[1]
+        if 3 * needed > 2 * capacity or 8 * needed < capacity:
+            whole, numbers = self._whole, self._numbers
+            self._whole = np.empty((len(_WHOLE), 3 * needed // 2), np.int64)
+            self._numbers = np.empty((3 * needed // 2, len(self.names)))
+            self._whole[:, : self.n], self._numbers[: self.n] = whole[:, : self.n], numbers[: self.n]
+        return place
+
+    def _forget(self) -> np.ndarray:
         place = np.empty(self.n + 1, np.int64)
         kept = track_kernels.sweep_rows(self.n, self._whole, self._numbers, place)
         # No row of a frame that waits is ever taken: they stay next to each other.
@@ -258,6 +267,7 @@ class Tracker:
         turn = self._trajectory.turn(frame)
         motors = [position.roles.get(name, math.nan) for name in self._motors]
         at = np.array([position.omega_start - turn, position.omega_end - turn, *motors])
+        self._links.sweep(self._rows.make_room(len(found.peaks["peak"])))
         self._rows.append(frame, found.peaks, self._trajectory.level(frame), at)
         self._n_open += len(found.peaks["peak"])
         return self.follow(linked)
@@ -280,7 +290,6 @@ class Tracker:
                 links.append(kept)
             self._rows.unwrap(rows, starts, self._trajectory.sense)
             columns, members = self._columns(rows, starts)
-            self._links.sweep(self._rows.sweep())
             self._n_open -= len(roots)
             closed = {"tracks": self._table.batch(columns), "members": MEMBERS.batch(members)}
         links += linked.others
@@ -296,6 +305,10 @@ class Tracker:
         rows = rows[: starts[-1]]
         member = np.empty(self._rows.n, np.int64)
         member[rows] = np.arange(len(rows))
+        # Of equally short links the first counts: they must not lie as they came.
+        order = np.lexsort((links["axis"], member[row_b], member[row_a]))
+        row_a, row_b, wraps = row_a[order], row_b[order], wraps[order]
+        links = {name: values[order] for name, values in links.items()}
         intensity, row, col = (self._rows.number(name)[rows] for name in ("sum_intensity", "row", "col"))
         cut = valley_cuts(
             intensity,

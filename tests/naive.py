@@ -359,10 +359,11 @@ def too_far(a: Row, b: Row, distance: float, recipe: Recipe) -> bool:
         return True
     if recipe.max_distance_by_size is None:
         return False
-    shapes = [
+    shape_a, shape_b = (
         [peak[name] for name in ("row", "col", "n_pixels", "var_row", "var_col", "cov_row_col")] for peak in (a, b)
-    ]
-    return distance > naive_distance_limit(*shapes, recipe.max_distance_by_size, recipe.max_distance_by_width)
+    )
+    by_size, by_width = recipe.max_distance_by_size, recipe.max_distance_by_width
+    return distance > naive_distance_limit(shape_a, shape_b, by_size, by_width)
 
 
 def naive_links(a: Found, b: Found, recipe: Recipe, axis: int = 0) -> list[Row]:
@@ -507,8 +508,14 @@ def cut_at_valleys(members: list[tuple[int, int]], links: list[Row], peak_of, re
     """Give the links of one component that are to be cut the reason 5."""
     place = {member: k for k, member in enumerate(members)}
     own = [link for link in links if (link["frame_a"], link["peak_a"]) in place]
+    own.sort(key=lambda link: [link[name] for name in ("frame_a", "peak_a", "frame_b", "peak_b", "axis")])
+    intensity, row, col = (
+        [peak_of[member][name] for member in members] for name in ("sum_intensity", "row", "col")
+    )
     cut = naive_valley_cuts(
-        *([peak_of[member][name] for member in members] for name in ("sum_intensity", "row", "col")),
+        intensity,
+        row,
+        col,
         [place[link["frame_a"], link["peak_a"]] for link in own],
         [place[link["frame_b"], link["peak_b"]] for link in own],
         [link["distance"] for link in own],

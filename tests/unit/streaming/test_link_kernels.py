@@ -53,8 +53,7 @@ def test_near_pairs_are_those_within_reach(a, b, reach, room):
     by_row = np.argsort(b[:, 0], kind="stable")
     wanted = [(i, j) for i, p in enumerate(a) for j, q in enumerate(b) if np.hypot(*(p - q)) <= reach]
     pairs = np.empty((2, room), np.int32)
-    columns = [np.ascontiguousarray(each) for each in (a[:, 0], a[:, 1], b[:, 0], b[:, 1])]
-    n = link_kernels.near_pairs(*columns, by_row, reach, pairs)
+    n = link_kernels.near_pairs(a[:, 0].copy(), a[:, 1].copy(), b[:, 0].copy(), b[:, 1].copy(), by_row, reach, pairs)
     if len(wanted) > room:
         assert n == room + 1
     else:

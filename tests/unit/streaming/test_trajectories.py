@@ -142,7 +142,7 @@ def test_what_has_closed_never_changes_and_closes_at_the_first_moment(scan, reci
     gaps = [{"max_gap": recipe.max_gap, **recipe.along.get(name, {})}["max_gap"] for name in around.names]
     reducer = Reducer(recipe, trajectory=trajectory(planned, numbers, pairs))
     come: set[int] = set()
-    closed: dict[int, int] = {}
+    closed: dict[tuple[int, int], int] = {}
     order = data.draw(st.permutations([*frames, *sorted(set(numbers) - {frame.frame for frame in frames})]))
     for each in order:
         lost = isinstance(each, int)
