@@ -509,9 +509,7 @@ def cut_at_valleys(members: list[tuple[int, int]], links: list[Row], peak_of, re
     place = {member: k for k, member in enumerate(members)}
     own = [link for link in links if (link["frame_a"], link["peak_a"]) in place]
     own.sort(key=lambda link: [link[name] for name in ("frame_a", "peak_a", "frame_b", "peak_b", "axis")])
-    intensity, row, col = (
-        [peak_of[member][name] for member in members] for name in ("sum_intensity", "row", "col")
-    )
+    intensity, row, col = ([peak_of[member][name] for member in members] for name in ("sum_intensity", "row", "col"))
     cut = naive_valley_cuts(
         intensity,
         row,
