@@ -1,6 +1,7 @@
 """ophyd devices and Bluesky plans of an HEDM station; every name and PV comes from the settings."""
 
 from .area_detector import SwmrHDF5Plugin, area_detector_class
+from .fly_controller import PsoFlyController
 from .plans import DARK_STREAM, step_scan
 from .stages import DetectorTranslation, MonochromatorEnergy, RotationStage
 from .station import (
@@ -20,6 +21,7 @@ __all__ = [
     "DetectorTranslation",
     "EnergySettings",
     "MonochromatorEnergy",
+    "PsoFlyController",
     "RotationSettings",
     "RotationStage",
     "Station",
