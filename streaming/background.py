@@ -270,7 +270,8 @@ class Background:
             cut = cut[:1].copy()
         top, sentinels = _never_lit(dtype, self._recipe.sentinels)
         shift = 0.0
-        background = np.asarray(level, np.float64)
+        narrow = isinstance(level, np.ndarray) and level.dtype == np.float32
+        background = np.asarray(level, np.float32 if narrow else np.float64)
         if dtype.kind != "f" and prepared.flat is None and self._running is None and _is_whole(background, threshold):
             # The cut is whole background + threshold then, and just read: no second image has to come from memory.
             background, shift = cut, threshold

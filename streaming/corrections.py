@@ -23,7 +23,7 @@ class Prepared:
     shape: tuple[int, int]
     "Rows and columns of a transformed frame."
     dark: np.ndarray | None
-    "Mean dark counts, float64, 0 where invalid; none if there is no dark frame."
+    "Mean dark counts, 0 where invalid, float32 if that holds them exactly or else float64; none without a dark frame."
     flat: np.ndarray | None
     "Relative response, float64, 1 where invalid; none if there is no flat field."
     invalid: np.ndarray | None
@@ -198,7 +198,7 @@ class Corrections:
         if complaint:
             raise FrameError(complaint)
         invalid = self._invalid(shape)
-        dark = None if self.dark is None else self._filled(self.dark, invalid, 0.0)
+        dark = None if self.dark is None else _narrow(self._filled(self.dark, invalid, 0.0))
         flat = None if self.flat is None else self._filled(self.flat, invalid, 1.0)
         turned = self._turned(shape)
         edge = _borders(turned, self.panels) if self.panels else None
@@ -424,9 +424,16 @@ def _neighbours(invalid: np.ndarray) -> np.ndarray:
     return near
 
 
+def _narrow(dark: np.ndarray) -> np.ndarray:
+    """Return numbers as float32 if none of them changes: of a few MB that each frame looks at, half are left."""
+    with np.errstate(over="ignore"):
+        narrow = dark.astype(np.float32)
+    return narrow if np.array_equal(narrow, dark) else dark
+
+
 def _mean(dark: np.ndarray | None, invalid: np.ndarray | None) -> float:
     """Return the mean of the valid pixels, summed one after the other: a pairwise sum depends on the machine."""
     if dark is None:
         return float("nan")
     n_valid = dark.size if invalid is None else int((~invalid).sum())
-    return float(np.cumsum(dark)[-1]) / n_valid if n_valid else float("nan")
+    return float(np.cumsum(dark, dtype=np.float64)[-1]) / n_valid if n_valid else float("nan")

@@ -130,6 +130,9 @@ class ThresholdFinder:
         if recipe.fit != "none" and recipe.background == "running-median":
             raise SettingsError("recipe: fit needs a background that stays; use constant, dark or median")
         self._recipe, self._prepared = recipe, prepared
+        self._level: float | np.ndarray = recipe.background_level
+        if recipe.fit != "none" and prepared.dark is not None:
+            self._level = prepared.dark.astype(np.float64, copy=False)
         self._background = Background(recipe, prepared=prepared)
         self._peaks = PeakFinder(recipe)
         self.parallel = recipe.background != "running-median"
@@ -143,7 +146,7 @@ class ThresholdFinder:
             prepared = self._prepared
             surroundings = Surroundings(
                 image=image.dense() if isinstance(image, CompressedImage) else image,
-                background=self._recipe.background_level if prepared.dark is None else prepared.dark,
+                background=self._level,
                 flat=prepared.flat,
                 mask=prepared.invalid,
                 sentinels=self._recipe.sentinels,

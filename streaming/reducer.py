@@ -191,10 +191,11 @@ class Reducer:
         """
         recipe = recipe or Recipe(threshold=0)
         image = np.full((4, 4), 100, dtype)
-        # Whole backgrounds and others take different ways. The mean of darks is hardly ever whole, and what is compiled
-        # for nothing costs the first start seconds, as a sparse image would, which no detector gives.
-        whole, part = np.zeros((4, 4)), np.full((4, 4), 0.5)
-        darks = {"constant": [None], "dark": [part]}.get(recipe.background, [whole, part])
+        # Whole backgrounds and others take different ways. The mean of darks is hardly ever whole, the median of counts
+        # is whole or half, and what is compiled for nothing costs the first start seconds, as a sparse image would,
+        # which no detector gives.
+        whole, half, third = np.zeros((4, 4)), np.full((4, 4), 0.5), np.full((4, 4), 1 / 3)
+        darks = {"constant": [None], "dark": [third]}.get(recipe.background, [whole, half])
         recipe = replace(recipe, threshold=0, max_lit=100, sentinels=())
         for dark in darks:
             reducer = Reducer(recipe, corrections=Corrections(dark=dark))
