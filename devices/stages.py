@@ -1,8 +1,9 @@
-"""Stages and monochromator of a station. No PV and no name stands here: they come from the settings."""
+"""Stages of a station. No PV and no name stands here: they come from the settings."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from ophyd import Component, Device, EpicsMotor, EpicsSignalRO, FormattedComponent, Signal
+from ophyd import Component, Device, EpicsMotor, EpicsSignal, FormattedComponent, Signal
 
 from ..streaming.errors import SettingsError
 
@@ -35,51 +36,36 @@ class RotationStage(EpicsMotor):
         self.omega_sign.put(omega_sign)
 
 
+class SweepingRotationStage(RotationStage):
+    """A rotation that a record tells how far to sweep while a frame is taken: the step is a PV.
+
+    Parameters
+    ----------
+    step_pv
+        PV of that record.
+    """
+
+    step = FormattedComponent(EpicsSignal, "{_step_pv}", kind="config", doc="sweep of one frame [degrees]")
+
+    def __init__(self, prefix: str = "", *, name: str, step_pv: str, **kwargs: Any) -> None:
+        self._step_pv = step_pv
+        super().__init__(prefix, name=name, **kwargs)
+
+
 class DetectorTranslation(Device):
-    """The detector's distances from the rotation axis: keys `<name>_L1` and `<name>_L2`.
+    """The detector's distances from the rotation axis: keys `<name>_L1`, `<name>_L2`, ...; see `translation_class`."""
+
+
+def translation_class(distances: Mapping[str, str]) -> type[DetectorTranslation]:
+    """Make the class of a detector translation with a motor for each distance.
+
+    A class a station, because ophyd takes the parts of a device when the class is made. The same PV may stand under
+    several names, where a single stage visits these distances one after the other.
 
     Parameters
     ----------
-    prefix
-        Put before both PVs; may be empty.
-    name
-        Name of the device.
-    l1_pv, l2_pv
-        PVs of the motor records; the same one twice where a single stage visits both distances.
+    distances
+        Name of the distance, as L1, to the PV of the motor record.
     """
-
-    L1 = FormattedComponent(EpicsMotor, "{prefix}{_l1_pv}")
-    L2 = FormattedComponent(EpicsMotor, "{prefix}{_l2_pv}")
-
-    def __init__(self, prefix: str = "", *, name: str, l1_pv: str, l2_pv: str, **kwargs: Any) -> None:
-        self._l1_pv = l1_pv
-        self._l2_pv = l2_pv
-        super().__init__(prefix, name=name, **kwargs)
-
-
-class MonochromatorEnergy(Device):
-    """The photon energy as the beamline reports it, under the device's own name; never moved from here.
-
-    Parameters
-    ----------
-    prefix
-        PV that holds the energy.
-    name
-        Name of the device, and key of its reading.
-    units
-        Unit of that PV, since records often lack one.
-    """
-
-    readback = Component(EpicsSignalRO, "", kind="hinted")
-
-    def __init__(self, prefix: str = "", *, name: str, units: str = "keV", **kwargs: Any) -> None:
-        super().__init__(prefix, name=name, **kwargs)
-        self._units = units
-        self.readback.name = name
-
-    def describe(self) -> dict[str, Any]:
-        """Describe the reading, with the unit from the settings where the record has none."""
-        described: Any = super().describe()
-        key = described[self.readback.name]
-        described[self.readback.name] = {**key, "units": key.get("units") or self._units}
-        return described
+    parts = {name: Component(EpicsMotor, pv) for name, pv in distances.items()}
+    return type("DetectorTranslation", (DetectorTranslation,), parts)

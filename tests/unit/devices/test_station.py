@@ -88,5 +88,5 @@ def test_wrong_settings_name_the_entry(part: str, change: dict[str, Any], words:
 
 
 def test_a_missing_part_is_named() -> None:
-    with pytest.raises(SettingsError, match="detector: Field required"):
-        make_station({key: value for key, value in SETTINGS.items() if key != "detector"})
+    with pytest.raises(SettingsError, match="rotation: Field required"):
+        make_station({key: value for key, value in SETTINGS.items() if key != "rotation"})
