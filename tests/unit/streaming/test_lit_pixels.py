@@ -71,6 +71,18 @@ def test_a_compressed_image_is_the_same_without_its_compression(dtype, data):
         assert listed(one.push(compressed(image))) == listed(two.push(image))
 
 
+def test_compressed_images_that_are_full_and_empty_by_turns_are_the_same_too():
+    full, few = np.full((20, 100), 9, np.uint16), np.zeros((20, 100), np.uint16)
+    few[3, 4:9] = 7
+    one, two = Background(Recipe(threshold=3)), Background(Recipe(threshold=3))
+    for image in (full, few, few, full, full, few):
+        lit, wanted = one.push(compressed(image)), two.push(image)
+        assert listed(lit) == listed(wanted)
+        assert (lit.runs[:, :-1] == wanted.runs[:, :-1]).all()
+        assert (lit.runs[2] == wanted.runs[2]).all()
+        one.take_back(lit)
+
+
 def compressed(image):
     with h5py.File.in_memory() as file:
         chunks = (1, *image.shape)
