@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from ..streaming import SCAN_ROLES, Recipe, SettingsError
+from .guard_settings import GuardSettings
+from .watch_settings import WatchSettings
 
 BLOCK = "HEDM_LIVE"
 """Name of our block in an ``iconfig.yml``."""
@@ -62,6 +64,29 @@ class ArchiveSettings(_Model):
     "Longest time that documents wait in memory."
     write_raw: bool = True
     "Whether to write a raw archive; a replay has one already."
+
+
+class HedmSettings(_Model):
+    """What a reconstruction needs beside the frames, where no device tells it, and how the raw archive holds frames."""
+
+    space_group: int | None = Field(default=None, ge=1, le=230)
+    "Number of the space group; a role `space_group` goes before it."
+    lattice_parameters: tuple[float, float, float, float, float, float] | None = None
+    "a, b, c in angstrom, alpha, beta, gamma in degrees; a role `lattice_parameters` goes before them."
+    far_field_result: tuple[Path, ...] = ()
+    "Results of a far-field reconstruction, from which comes what neither a role nor the settings say, and seed \
+orientations: `Grains.csv` of MIDAS, `grains.out` of hexrd, `.map` or `.par` of ImageD11; a file, or a list of them."
+    seed_resolution: float | None = Field(default=None, gt=0, le=90)
+    "Without a far-field result, seed orientations are generated from the space group so that nothing is further than \
+this from one, degrees; absent, none are."
+    frames: Literal["link", "virtual", "copy"] = "link"
+    "How the archive holds frames that the detector wrote to files of its own: as a link where a file holds just the \
+scan's frames and else as a virtual dataset, always as a virtual dataset, or copied into the archive at the run's end."
+
+    @field_validator("far_field_result", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
 
 
 class WorkerSettings(_Model):
@@ -254,10 +279,16 @@ class Settings(_Model):
     "Where the archives go."
     trajectory: TrajectorySettings = TrajectorySettings()
     "Which frames are neighbours."
+    hedm: HedmSettings = HedmSettings()
+    "What a reconstruction needs beside the frames."
     worker: WorkerSettings = WorkerSettings()
     "Bounds of what waits in memory."
     tiled: TiledSettings | None = None
     "The Tiled server to publish to."
+    guards: GuardSettings = GuardSettings()
+    "What is watched for metadata that cannot be true."
+    watch: WatchSettings = WatchSettings()
+    "Foreign files: where things lie in them, for `hedmlive watch` and `hedmlive reduce`."
 
     @field_validator("recipe", mode="before")
     @classmethod
