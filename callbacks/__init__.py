@@ -17,12 +17,15 @@ from .reduced_reader import ReducedArchiveReader
 from .replay import Source, open_source, process, run_documents
 from .run import RunReduction
 from .settings import Settings, load_settings
+from .watch import FolderWatch, Outcome
 
 __all__ = [
     "ArchivedImage",
+    "FolderWatch",
     "FrameAssembler",
     "HedmLive",
     "Neighbours",
+    "Outcome",
     "Parts",
     "Pending",
     "Problem",

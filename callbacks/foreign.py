@@ -1,99 +1,470 @@
-"""Foreign files as documents."""
+"""Foreign files as documents: what was measured by something that told no documents becomes a run like any other."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 from event_model import compose_run
 
-from ..streaming import ReplayError
-from .readers import FRAME_CACHE, file_uri, text
+from ..streaming import CompressedImage, ReplayError, SparseImage
+from .foreign_files import first_of, look_file, scan_name, series_of
+from .foreign_groups import detectors_of
+from .foreign_look import Look, Piece, Values
+from .hdf5 import NotYet
+from .motor_logs import FramesOf, read_log
+from .raw_archive import RawArchive
+from .readers import make_reader
+from .run import RunReduction
+from .settings import Settings
+from .watch_settings import WatchSettings
 
 IMAGE = "image"
+_BLOCK = 64
+
+Documents = Iterator[tuple[str, Mapping[str, Any]]]
 
 
-def frame_cache_documents(path: Path) -> tuple[int, Iterator[tuple[str, Mapping[str, Any]]]]:
-    """Return the number of frames of a HEXRD frame-cache, and the documents of a run that would have recorded it.
+class Aside:
+    """What the maker of documents says beside them; deaf until `process` joins the reduction to it."""
 
-    The format is that of hexrd's ``imageseries.load.framecache``: ``shape``, ``nframes``, ``dtype``, ``omega`` with
-    start and end of each frame in degrees, and ``<i>_row``, ``<i>_col``, ``<i>_data``. The uid follows from the file's
-    content, so that the same file is always the same run; events are dated by the file.
+    def __init__(self) -> None:
+        self._add: Callable[[str, str], None] | None = None
+        self._idle: Callable[[], None] | None = None
+
+    def join(self, add: Callable[[str, str], None], reduction: RunReduction, raw: RawArchive | None) -> None:
+        """Say where problems go, and what has something to do while nothing new is there."""
+
+        def idle() -> None:
+            # Frames that were told must not wait for those that were not.
+            reduction.settle()
+            reduction.flush_if_due()
+            if raw is not None:
+                raw.flush_if_due()
+
+        self._add, self._idle = add, idle
+
+    def problem(self, message: str) -> None:
+        """Name a problem of a file."""
+        if self._add is not None:
+            self._add("foreign-file", message)
+
+    def idle(self) -> None:
+        """Say that nothing new is there."""
+        if self._idle is not None:
+            self._idle()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanLook:
+    """All detectors' frames of a scan, as far as they are there."""
+
+    looks: Mapping[str, Look]
+    "Data key of the images to what is there of them."
+    values: Mapping[str, Values]
+    "Data key to motor, from the files or else from the logs."
+    lacking: tuple[str, ...]
+    "Data keys that files and logs should have and have not."
+    notes: tuple[str, ...]
+    "What is odd about files and logs."
+    finished: bool
+    "Whether nothing is going to change any more."
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the detector that has most."""
+        return max(look.n_frames for look in self.looks.values())
+
+    @property
+    def n_ready(self) -> int:
+        """Frames that can be told: of every detector, and with all motors that are to come."""
+        if self.finished:
+            return self.n_frames
+        # A file without an end may be half written; the next one says that it is whole.
+        ready = min(look.n_frames - look.last_may_be_partial for look in self.looks.values())
+        for each in self.values.values():
+            if each.per_frame:
+                ready = min(ready, _reach(each.values))
+        return 0 if self.lacking else ready
+
+    @property
+    def time(self) -> np.ndarray | None:
+        """Time of each frame, where a file says it."""
+        return next((look.time for look in self.looks.values() if look.time is not None), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """The files of one scan: one a detector, or the first of its series."""
+
+    paths: Mapping[str, Path]
+    "Data key of the images to file."
+    folder: Path
+    "Folder that logs are looked for in."
+    settings: WatchSettings = field(default_factory=WatchSettings)
+    "Where things lie in the files."
+    dark_stream: str = "dark"
+    "Name of the stream of dark frames."
+
+    @property
+    def first(self) -> Path:
+        """The first detector's file."""
+        return next(iter(self.paths.values()))
+
+    @property
+    def name(self) -> str:
+        """Name for archives."""
+        return scan_name(self.first)
+
+    def files(self) -> list[Path]:
+        """Return all files that are there now, but for those that a master leads to."""
+        return [path for first in self.paths.values() for path in series_of(first)]
+
+    def look(self, *, finished: bool) -> ScanLook:
+        """Return what is there now.
+
+        Raises
+        ------
+        NotYet
+            A file cannot be read yet.
+        ReplayError
+            A file is broken, or no file of frames.
+        """
+        there = {key: path for key, path in self.paths.items() if not finished or path.exists()} or self.paths
+        looks = {key: look_file(path, self.settings.profile, finished=finished) for key, path in there.items()}
+        values: dict[str, Values] = {}
+        for look in looks.values():
+            values = dict(look.values) | values
+        lacking = {key for look in looks.values() for key in look.lacking if key not in values}
+        notes = [note for look in looks.values() for note in look.notes]
+        notes += [f"{self.paths[key]}: never came; {key} has no frames" for key in self.paths.keys() - there.keys()]
+        if self.settings.profile.dark and not finished and not all(map(self._has_darks, looks.values())):
+            lacking.add("dark frames")
+        for log in self.settings.logs:
+            if not set(log.fields) <= values.keys():
+                found = read_log(log, self._frames_of(next(iter(looks.values()))))
+                lacking |= set(log.fields) - values.keys()
+                if found is not None:
+                    logged = {key: Values(values=found.values[key], source=found.sources[key]) for key in found.values}
+                    values = logged | values
+                    notes += found.notes
+                lacking -= values.keys()
+        values = {
+            key: replace(each, unit=each.unit or self.settings.units.get(key, "")) for key, each in values.items()
+        }
+        return ScanLook(
+            looks=looks, values=values, lacking=tuple(sorted(lacking)), notes=tuple(notes), finished=finished
+        )
+
+    def identity(self, look: ScanLook) -> str:
+        """Return a uid that says which file this is, and that stays while it grows: of its path and its first frame."""
+        whole = hashlib.sha256()
+        for key, each in look.looks.items():
+            whole.update(str(self.paths[key].absolute()).encode())
+            reader = make_reader(_resource(each.pieces[0], key), 1)
+            try:
+                _update(whole, reader.read(each.pieces[0].present[0]))
+            finally:
+                reader.close()
+        return str(uuid5(NAMESPACE_URL, whole.hexdigest()))
+
+    def _has_darks(self, look: Look) -> bool:
+        """Tell whether all dark frames have come: how many that is, a growing file does not say."""
+        wanted = self.settings.profile.dark_frames
+        darks = () if look.darks is None else look.darks.present
+        return wanted is not None and len(darks) > 0 and darks[-1] + 1 >= wanted
+
+    def _frames_of(self, look: Look) -> FramesOf:
+        name = scan_name(self.first)
+        digits = name[len(name.rstrip("0123456789")) :]
+        return FramesOf(
+            folder=self.folder,
+            name=name,
+            number=int(digits) if digits else None,
+            numbers=look.numbers if look.numbers is not None else range(1, look.n_frames + 1),
+            time=look.files[0].stat().st_mtime,
+        )
+
+
+class Follow(Protocol):
+    """Says what there is of a scan; waits when that is nothing new."""
+
+    def __call__(self, n_told: int, aside: Aside) -> ScanLook:
+        """Return what is there as soon as it is more than has been told, or the file is finished."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Looks at files that do not change any more."""
+
+    scan: Scan
+    "The files."
+
+    def __call__(self, n_told: int, aside: Aside) -> ScanLook:
+        """Return all there is.
+
+        Raises
+        ------
+        ReplayError
+            They cannot be read, or hold no frame.
+        """
+        try:
+            look = self.scan.look(finished=True)
+        except NotYet as error:
+            raise ReplayError(f"{self.scan.first}: cannot be read ({' '.join(str(error).split())})") from None
+        if not look.n_frames:
+            raise ReplayError(f"{self.scan.first}: holds no frames")
+        return look
+
+
+def scan_of(path: Path, settings: Settings | None = None) -> Scan:
+    """Return the scan that a file belongs to, with the files of the other detectors beside it.
+
+    Raises
+    ------
+    SettingsError
+        The settings have several detectors, and no pattern that says which files are theirs.
+    """
+    path = first_of(path)
+    if settings is None:
+        return Scan(paths={IMAGE: path}, folder=path.parent)
+    return Scan(
+        paths=detectors_of(path, settings),
+        folder=path.parent,
+        settings=settings.watch,
+        dark_stream=settings.dark_stream,
+    )
+
+
+def default_settings(look: ScanLook) -> dict[str, Any]:
+    """Return the settings, but for recipe and archive, that go with the documents of a file alone."""
+    roles = {key: key for key in look.values if key in ("omega", "omega_start", "omega_end", "dty")}
+    (each,) = look.looks.values()
+    recipe = {"sentinels": list(each.sentinels)} if each.sentinels else {}
+    return {"roles": roles, "detectors": [{"name": each.name, "image": IMAGE}], "recipe": recipe}
+
+
+def frame_cache_documents(path: Path) -> tuple[int, Documents]:
+    """Return the number of frames of a file, as a HEXRD frame-cache, and the documents of a run that recorded it.
+
+    The uid follows from the file's content, so that the same file is always the same run; events are dated by the file.
 
     Raises
     ------
     ReplayError
         The file is not a frame-cache, or its omega does not fit its frames.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = set(file.files)
-            shape = [int(n) for n in file["shape"]]
-            n_frames = int(file["nframes"])
-            dtype = np.dtype(text(file["dtype"]))
-            omega = np.asarray(file["omega"], np.float64) if "omega" in names else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = " ".join(str(error).split())
-        raise ReplayError(f"{path}: not a HEXRD frame-cache ({why}); wanted shape, nframes, dtype and frames") from None
-    if omega is not None and omega.shape != (n_frames, 2):
-        raise ReplayError(f"{path}: omega has shape {omega.shape}; wanted ({n_frames}, 2), start and end of each frame")
-    lacking = [i for i in range(n_frames) if f"{i}_data" not in names]
-    if lacking:
-        raise ReplayError(f"{path}: frames {lacking[:5]} are missing; wanted 0 to {n_frames - 1}")
-    return n_frames, _documents(path, n_frames, shape, dtype, omega)
+    scan = scan_of(path)
+    return Finished(scan=scan)(0, Aside()).n_frames, scan_documents(scan)
 
 
-def frame_cache_settings(path: Path) -> dict[str, Any]:
-    """Return the settings, but for recipe and archive, that go with `frame_cache_documents`."""
-    with np.load(path, allow_pickle=False) as file:
-        name = text(file["panel_id"]) if "panel_id" in file.files else "detector"
-        roles = {"omega_start": "omega_start", "omega_end": "omega_end"} if "omega" in file.files else {}
-    return {"roles": roles, "detectors": [{"name": name, "image": IMAGE}]}
+def scan_documents(scan: Scan, follow: Follow | None = None, aside: Aside | None = None) -> Documents:
+    """Give the documents of a scan, frame after frame as the files grow.
+
+    Parameters
+    ----------
+    scan
+        Its files.
+    follow
+        Says what there is of them; by default they are taken as finished.
+    aside
+        Takes what is said beside the documents.
+
+    Raises
+    ------
+    ReplayError
+        A file is broken.
+    """
+    follow, aside = follow or Finished(scan=scan), aside or Aside()
+    look = follow(0, aside)
+    composed = _Composed(scan, look)
+    yield from composed.begin()
+    while True:
+        yield from composed.frames(look)
+        if look.finished:
+            break
+        look = follow(composed.n_told, aside)
+    for note in look.notes:
+        aside.problem(note)
+    yield "stop", composed.stop(look)
 
 
-def _documents(
-    path: Path, n_frames: int, shape: list[int], dtype: np.dtype, omega: np.ndarray | None
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open("rb") as file:
-        uid = str(uuid5(NAMESPACE_URL, hashlib.file_digest(file, "sha256").hexdigest()))
-    when = path.stat().st_mtime
-    metadata = {"plan_name": "frame_cache", "scan_id": 0, "title": path.name, "detectors": [IMAGE]}
-    run = compose_run(uid=uid, time=when, metadata=metadata)
-    yield "start", run.start_doc
-    keys = {"omega_start": "start of the frame", "omega_end": "end of the frame"} if omega is not None else {}
-    source = f"{path.name}: omega"
-    data_keys: dict[str, Any] = {
-        key: {"source": source, "dtype": "number", "shape": [], "units": "degree"} for key in keys
-    }
-    data_keys[IMAGE] = {
-        "source": path.name,
+class _Composed:
+    """The documents of one scan so far."""
+
+    def __init__(self, scan: Scan, look: ScanLook) -> None:
+        self._scan = scan
+        self.n_told = 0
+        self._per_frame = {key: each for key, each in look.values.items() if each.per_frame}
+        self._fixed = {key: each for key, each in look.values.items() if not each.per_frame}
+        self._first = look
+        self._when = scan.first.stat().st_mtime
+        identity = scan.identity(look)
+        files = [str(scan.paths[key].absolute()) for key in look.looks]
+        formats = [each.format for each in look.looks.values()]
+        metadata = {
+            "plan_name": formats[0],
+            "scan_id": 0,
+            "title": scan.first.name,
+            "detectors": list(look.looks),
+            "foreign": {"files": files, "identity": identity, "followed": not look.finished},
+        }
+        uid = _content_uid(look) if look.finished else identity
+        self._run: Any = compose_run(uid=uid, time=self._when, metadata=metadata)
+        self._descriptor: Any = None
+        self._resources: dict[str, Any] = {}
+
+    def begin(self) -> Documents:
+        """Give all that comes before the first frame."""
+        yield "start", self._run.start_doc
+        yield from self._darks()
+        numbers = {
+            key: {"source": each.source, "dtype": "number", "shape": [], "units": each.unit}
+            for key, each in self._per_frame.items()
+        }
+        keys = numbers | {key: _image_key(each) for key, each in self._first.looks.items()}
+        self._descriptor = self._run.compose_descriptor(
+            name="primary", data_keys=keys, time=self._when, configuration=self._configuration()
+        )
+        yield "descriptor", self._descriptor.descriptor_doc
+
+    def frames(self, look: ScanLook) -> Documents:
+        """Give the frames that have come since."""
+        end = look.n_ready
+        time = look.time
+        for first in range(self.n_told, end, _BLOCK):
+            numbers = range(first, min(first + _BLOCK, end))
+            for key, each in look.looks.items():
+                yield from self._datums(key, each, numbers)
+            for frame in numbers:
+                data = {key: look.values[key].of(frame) if key in look.values else math.nan for key in self._per_frame}
+                said = float(time[frame]) if time is not None and frame < len(time) else math.nan
+                when = self._when if math.isnan(said) else said
+                # When a value was read nobody knows, if the file does not say when its frames were taken.
+                stamps = dict.fromkeys(data, said)
+                # The first is as good as all others, and to look at each would take longer than to reduce some.
+                yield (
+                    "event",
+                    self._descriptor.compose_event(
+                        data=data, timestamps=stamps, time=when, seq_num=frame + 1, validate=frame == 0
+                    ),
+                )
+        self.n_told = max(self.n_told, end)
+
+    def stop(self, look: ScanLook) -> Mapping[str, Any]:
+        """Return the end."""
+        return self._run.compose_stop(time=max(self._when, self._scan.first.stat().st_mtime))
+
+    def _darks(self) -> Documents:
+        darks = {key: each.darks for key, each in self._first.looks.items() if each.darks is not None}
+        if not any(len(piece.present) for piece in darks.values()):
+            return
+        keys = {key: _image_key(self._first.looks[key]) for key in darks}
+        descriptor = self._run.compose_descriptor(name=self._scan.dark_stream, data_keys=keys, time=self._when)
+        yield "descriptor", descriptor.descriptor_doc
+        for key, piece in darks.items():
+            resource = self._run.compose_stream_resource(**_resource(piece, key, whole=False))
+            yield "stream_resource", resource.stream_resource_doc
+            if len(piece.present):
+                indices = range(piece.present[0], piece.present[-1] + 1)
+                yield "stream_datum", _datum(resource, descriptor, indices, 1)
+        for number in range(max(len(piece.present) for piece in darks.values())):
+            yield (
+                "event",
+                descriptor.compose_event(data={}, timestamps={}, time=self._when, seq_num=number + 1, validate=False),
+            )
+
+    def _configuration(self) -> dict[str, Any]:
+        """Return what holds for the whole scan as the configuration of a device."""
+        if not self._fixed:
+            return {}
+        data = {key: float(each.values) for key, each in self._fixed.items()}
+        keys = {
+            key: {"source": each.source, "dtype": "number", "shape": [], "units": each.unit}
+            for key, each in self._fixed.items()
+        }
+        return {"file": {"data": data, "timestamps": dict.fromkeys(data, self._when), "data_keys": keys}}
+
+    def _datums(self, key: str, look: Look, numbers: range) -> Documents:
+        for piece in look.pieces:
+            first, end = (bisect_left(piece.present, edge - piece.first) for edge in (numbers[0], numbers[-1] + 1))
+            there = piece.present[first:end]
+            if not there:
+                continue
+            name = f"{key} {piece.uri} {piece.parameters.get('dataset')}"
+            if name not in self._resources:
+                self._resources[name] = self._run.compose_stream_resource(**_resource(piece, key, whole=False))
+                yield "stream_resource", self._resources[name].stream_resource_doc
+            for indices in _runs_of(there):
+                yield (
+                    "stream_datum",
+                    _datum(self._resources[name], self._descriptor, indices, piece.first + indices[0] + 1),
+                )
+
+
+def _resource(piece: Piece, key: str, *, whole: bool = True) -> dict[str, Any]:
+    said = {"mimetype": piece.mimetype, "uri": piece.uri, "data_key": key, "parameters": dict(piece.parameters)}
+    return {"uid": "", **said} if whole else said
+
+
+def _datum(resource: Any, descriptor: Any, indices: range, seq_first: int) -> Mapping[str, Any]:
+    """Return a StreamDatum of indices, the first of which has the number seq_first."""
+    return resource.compose_stream_datum(
+        indices={"start": indices[0], "stop": indices[-1] + 1},
+        seq_nums={"start": seq_first, "stop": seq_first + len(indices)},
+        descriptor=descriptor.descriptor_doc,
+        validate=False,
+    )
+
+
+def _image_key(look: Look) -> dict[str, Any]:
+    return {
+        "source": look.files[0].name,
         "dtype": "array",
-        "shape": [1, *shape],
-        "dtype_numpy": dtype.str,
+        "shape": [1, *look.shape],
+        "dtype_numpy": look.dtype.str,
         "external": "STREAM:",
     }
-    descriptor = run.compose_descriptor(name="primary", data_keys=data_keys, time=when)
-    yield "descriptor", descriptor.descriptor_doc
-    compose_resource: Any = run.compose_stream_resource
-    resource = compose_resource(
-        mimetype=FRAME_CACHE,
-        uri=file_uri(path),
-        data_key=IMAGE,
-        parameters={"chunk_shape": [1]},
-    )
-    yield "stream_resource", resource.stream_resource_doc
-    for i in range(n_frames):
-        datum = resource.compose_stream_datum(
-            indices={"start": i, "stop": i + 1},
-            seq_nums={"start": i + 1, "stop": i + 2},
-            descriptor=descriptor.descriptor_doc,
-        )
-        yield "stream_datum", datum
-        motors = {} if omega is None else {"omega_start": float(omega[i, 0]), "omega_end": float(omega[i, 1])}
-        yield (
-            "event",
-            descriptor.compose_event(data=motors, timestamps=dict.fromkeys(motors, when), time=when, seq_num=i + 1),
-        )
-    yield "stop", run.compose_stop(time=when)
+
+
+def _runs_of(numbers: Sequence[int]) -> list[range]:
+    """Return rising numbers as ranges without a gap."""
+    array = np.asarray(numbers)
+    parts = np.split(array, np.flatnonzero(np.diff(array) != 1) + 1)
+    return [range(int(part[0]), int(part[-1]) + 1) for part in parts]
+
+
+def _reach(values: np.ndarray) -> int:
+    """Return how many values there are before the first that is not there yet."""
+    missing = np.flatnonzero(~np.isfinite(values))
+    return int(missing[0]) if len(missing) else len(values)
+
+
+def _content_uid(look: ScanLook) -> str:
+    """Return a uid that follows from the content of all files: the same files are always the same run."""
+    digests: list[str] = []
+    for path in dict.fromkeys(path for each in look.looks.values() for path in each.files):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    together = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return str(uuid5(NAMESPACE_URL, together))
+
+
+def _update(whole: Any, image: Any) -> None:
+    """Add the content of an image to a hash."""
+    if isinstance(image, SparseImage):
+        for column in (image.row, image.col, image.value):
+            whole.update(np.ascontiguousarray(column).tobytes())
+    elif isinstance(image, tuple):
+        for part in image:
+            _update(whole, part)
+    elif isinstance(image, CompressedImage):
+        whole.update(bytes(image.chunk))
+    else:
+        whole.update(np.ascontiguousarray(image).tobytes())

@@ -9,9 +9,9 @@ from event_model import unpack_event_page
 
 from ..streaming import FrameError, SparseImage
 from .encoding import ArchivedImage, StoredImage
-from .hdf5 import BITSHUFFLE, dataset, nexus_group, subgroup, write_rows
+from .hdf5 import BITSHUFFLE, NotYet, dataset, nexus_group, subgroup, write_rows
 from .pending import Described, cast_exactly, describe
-from .readers import FRAME_CACHE, Reader, make_reader
+from .readers import COPIED, Reader, make_reader
 from .settings import Settings
 
 
@@ -49,7 +49,7 @@ class ImageStore:
         """Store the images of a document and return it with `ArchivedImage` in their place."""
         if name == "descriptor":
             self._descriptor(doc)
-        elif name == "stream_resource" and doc.get("mimetype") == FRAME_CACHE:
+        elif name == "stream_resource" and doc.get("mimetype") in COPIED:
             self._begin_copy(doc)
         elif name == "stream_datum":
             self.laid_out = True
@@ -144,7 +144,7 @@ class ImageStore:
         try:
             reader = make_reader(doc, 1)
             first = reader.read(0)
-        except (FrameError, OSError, KeyError, ValueError, TypeError):
+        except (FrameError, NotYet, OSError, KeyError, ValueError, TypeError):
             # The reference stays as it is; whoever reduces its frames says what is wrong with it.
             return
         if not isinstance(first, SparseImage):
@@ -171,10 +171,19 @@ class ImageStore:
                 image = reader.read(index)
             except KeyError:
                 return
+            except NotYet:
+                # A number that is missing in a series of files: no document speaks of it.
+                image = _nothing(group)
             first = len(dataset(group, "row"))
             for name in ("row", "col", "value"):
                 write_rows(dataset(group, name), first, getattr(image, name))
             write_rows(starts, index + 1, np.array([len(dataset(group, "row"))]))
+
+
+def _nothing(group: h5py.Group) -> SparseImage:
+    rows, cols = (int(n) for n in group.attrs["shape"])
+    columns = {name: np.zeros(0, dataset(group, name).dtype) for name in ("row", "col", "value")}
+    return SparseImage(shape=(rows, cols), **columns)
 
 
 def _as_image(image: Any) -> np.ndarray | None:

@@ -11,10 +11,28 @@ import numpy as np
 
 from ..streaming import CompressedImage, FrameError, SparseImage
 from .chunks import CompressedFrames, is_compressed
+from .foreign_readers import (
+    FABIO_FRAMES,
+    FABIO_SERIES,
+    FRAME_CACHE_HDF5,
+    GE_RAW,
+    HEXOMAP_PEAKS,
+    IMAGED11_SPARSE,
+    FabioFramesReader,
+    FrameCacheHDF5Reader,
+    ImageD11Reader,
+    RawFramesReader,
+    load_fabio,
+    load_tiff,
+    read_hexomap,
+    summed,
+)
 from .hdf5 import NotYet, dataset, open_growing, subgroup
 
 SPARSE = "application/x-hedm-sparse+hdf5"
 FRAME_CACHE = "application/x-hexrd-framecache"
+COPIED = (FRAME_CACHE, FRAME_CACHE_HDF5, IMAGED11_SPARSE, HEXOMAP_PEAKS)
+"""Files that hold nothing but lit pixels: so small that a raw archive takes their frames in."""
 
 Image = np.ndarray | SparseImage | CompressedImage
 
@@ -140,13 +158,7 @@ class FrameCacheReader:
     def read(self, index: int) -> Image:
         """Return one frame; pixels that are listed twice are added, as HEXRD's sparse matrices do."""
         row, col, value = (self._file[f"{index}_{name}"] for name in ("row", "col", "data"))
-        place = row.astype(np.int64) * self._shape[1] + col
-        if len(place) > 1 and not (np.diff(place) > 0).all():
-            place, inverse = np.unique(place, return_inverse=True)
-            summed = np.zeros(len(place), np.int64 if self._dtype.kind in "ui" else np.float64)
-            np.add.at(summed, inverse, value)
-            row, col, value = place // self._shape[1], place % self._shape[1], summed
-        return SparseImage(shape=self._shape, row=row, col=col, value=value.astype(self._dtype))
+        return summed(self._shape, row, col, value, self._dtype)
 
     def close(self) -> None:
         """Close the file."""
@@ -154,25 +166,35 @@ class FrameCacheReader:
 
 
 class FileSeriesReader:
-    """Frames of one file an image (TIFF, npy), named by a template."""
+    """Frames of one file an image (TIFF, npy), named by a template and counted from `first`."""
 
-    def __init__(self, base: str, parameters: Mapping[str, Any], load: Callable[[Path], np.ndarray]) -> None:
+    def __init__(self, base: str, parameters: Mapping[str, Any], load: Callable[[Path], Image]) -> None:
         from bluesky_tiled_plugins.utils import compile_template
 
         template = str(parameters.get("template", ""))
         self._base = base
         self._template = compile_template(template, str(parameters.get("filename", ""))) if template else ""
+        self._first = int(parameters.get("first", 0))
         self._load = load
 
     def read(self, index: int) -> Image:
         """Return the image of one file."""
-        path = file_path(self._base + self._template.format(index) if self._template else self._base)
+        number = self._first + index
+        path = file_path(self._base + self._template.format(number) if self._template else self._base)
         if not path.exists():
             raise NotYet(f"no file {path}")
         return self._load(path)
 
     def close(self) -> None:
         """Nothing stays open."""
+
+
+_OF_FILES: dict[str, Callable[[Path, Mapping[str, Any]], Reader]] = {
+    GE_RAW: RawFramesReader,
+    FRAME_CACHE_HDF5: FrameCacheHDF5Reader,
+    IMAGED11_SPARSE: ImageD11Reader,
+    FABIO_FRAMES: lambda path, parameters: FabioFramesReader(path),
+}
 
 
 def file_path(uri: str) -> Path:
@@ -213,11 +235,18 @@ def make_reader(resource: Mapping[str, Any], per_event: int) -> Reader:
     if mimetype == FRAME_CACHE:
         return FrameCacheReader(file_path(uri))
     if mimetype == "multipart/related;type=image/tiff":
-        return FileSeriesReader(uri, parameters, _load_tiff)
+        return FileSeriesReader(uri, parameters, load_tiff)
     if mimetype == "multipart/related;type=application/x-npy":
         with_template = {"template": "%s_%d.npy"} | dict(parameters)
         return FileSeriesReader(uri.rstrip("/") + "/", with_template, lambda path: np.load(path, allow_pickle=False))
-    raise FrameError(f"frames have the mimetype {mimetype}; wanted HDF5, TIFF, npy or a frame-cache")
+    if mimetype == FABIO_SERIES:
+        return FileSeriesReader(uri, parameters, load_fabio)
+    if mimetype == HEXOMAP_PEAKS:
+        rows, cols = (int(n) for n in parameters["shape"])
+        return FileSeriesReader(uri, parameters, lambda path: read_hexomap(path, (rows, cols)))
+    if mimetype in _OF_FILES:
+        return _OF_FILES[mimetype](file_path(uri), parameters)
+    raise FrameError(f"frames have the mimetype {mimetype}; wanted HDF5, TIFF, npy, a frame-cache or another known one")
 
 
 def read_waiting(
@@ -255,11 +284,3 @@ def text(value: Any) -> str:
     """Return a string that numpy kept as bytes or text."""
     item = value.item() if isinstance(value, np.ndarray) else value
     return item.decode() if isinstance(item, bytes) else str(item)
-
-
-def _load_tiff(path: Path) -> np.ndarray:
-    try:
-        import tifffile
-    except ImportError:
-        raise FrameError(f"{path}: TIFF needs the package tifffile; install it") from None
-    return tifffile.imread(path)

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import h5py
+
 from ..streaming import ArchiveError, DocumentError, ReplayError
-from .foreign import frame_cache_documents, frame_cache_settings
+from .foreign import Aside, Finished, default_settings, scan_documents, scan_of
+from .foreign_files import is_known
+from .hdf5 import open_growing
 from .live import SinkMaker, run_stem
 from .parts import Parts
 from .problems import Problems
@@ -39,6 +43,8 @@ class Source:
     "Name for the archives; None for the one that the settings say."
     write_raw: bool = False
     "Whether the documents have no raw archive yet."
+    aside: Aside | None = None
+    "What is said beside them."
 
 
 def process(
@@ -51,6 +57,7 @@ def process(
     watch: Callable[[Progress], None] = lambda progress: None,
     publish_seconds: float = 60,
     parts: Parts | None = None,
+    aside: Aside | None = None,
 ) -> RunResult:
     """Send the documents of one run through the callbacks, in this thread, as fast as they are reduced.
 
@@ -72,6 +79,8 @@ def process(
         How long to wait at the end until all is published.
     parts
         What the run is reduced with.
+    aside
+        Of documents that are made of files: what is said beside them.
 
     Raises
     ------
@@ -95,6 +104,8 @@ def process(
         )
         if reduction.archive is None:
             raise ArchiveError(problems.kept[-1].message)
+        if aside is not None:
+            aside.join(problems.add, reduction, raw)
         return _process(reduction, chain([(name, start)], iterator), raw, sink, watch, publish_seconds)
     finally:
         if raw is not None:
@@ -139,16 +150,18 @@ def _archive(raw: RawArchive, name: str, doc: Mapping[str, Any], problems: Probl
         return None
 
 
-def open_source(where: str, *, api_key: str | None = None) -> Source:
+def open_source(where: str, *, api_key: str | None = None, settings: Settings | None = None) -> Source:
     """Return the documents of a run.
 
     Parameters
     ----------
     where
-        A raw archive (.h5), a HEXRD frame-cache (.npz), documents (.jsonl, or .json with a list),
-        ``tiled://HOST:PORT/UID`` or ``databroker://CATALOG/UID``.
+        A raw archive (.h5), a file of frames (HDF5, HEXRD's frame-cache, GE, TIFF, CBF, ...), documents (.jsonl, or
+        .json with a list), ``tiled://HOST:PORT/UID`` or ``databroker://CATALOG/UID``.
     api_key
         Key of the Tiled server; by default that of the environment variable ``HEDMLIVE_TILED_KEY``.
+    settings
+        What says where things lie in a file of frames; by default where formats prescribe it.
 
     Raises
     ------
@@ -164,11 +177,21 @@ def open_source(where: str, *, api_key: str | None = None) -> Source:
         raise ReplayError(
             f"{where}: no such file; wanted a raw archive, a frame-cache, documents, tiled:// or databroker://"
         )
-    if path.suffix == ".npz":
-        return _from_frame_cache(path)
     if path.suffix in (".json", ".jsonl"):
         return Source(documents=_read_json(path), settings=None, stem=path.stem, write_raw=True)
+    if is_known(path) and not _is_archive(path):
+        return _from_foreign(path, settings)
     return _from_raw_archive(path)
+
+
+def _is_archive(path: Path) -> bool:
+    """Tell whether an HDF5 file is an archive of ours, or nothing that could be read as another."""
+    if path.suffix == ".npz" or not h5py.is_hdf5(path):
+        return path.suffix in (".h5", ".hdf5")
+    with open_growing(path) as file:
+        entry = file.get("entry")
+        said = (file.attrs.get("format"), entry.attrs.get("format") if isinstance(entry, h5py.Group) else None)
+    return any(str(each).startswith("hedmlive-") for each in said)
 
 
 def _from_raw_archive(path: Path) -> Source:
@@ -181,10 +204,18 @@ def _from_raw_archive(path: Path) -> Source:
     return Source(documents=documents, settings=settings, n_frames=reader.n_points(), stem=stem)
 
 
-def _from_frame_cache(path: Path) -> Source:
-    n_frames, documents = frame_cache_documents(path)
-    settings = frame_cache_settings(path)
-    return Source(documents=documents, settings=settings, n_frames=n_frames, stem=path.stem, write_raw=True)
+def _from_foreign(path: Path, settings: Settings | None) -> Source:
+    scan = scan_of(path, settings)
+    aside = Aside()
+    look = Finished(scan=scan)(0, aside)
+    return Source(
+        documents=scan_documents(scan, aside=aside),
+        settings=None if settings is not None else default_settings(look),
+        n_frames=look.n_frames,
+        stem=scan.name,
+        write_raw=True,
+        aside=aside,
+    )
 
 
 def _from_tiled(where: str, api_key: str | None) -> Source:

@@ -118,7 +118,12 @@ def serve(settings: Annotated[Path, typer.Argument(help="YAML file: folder, read
 
 @app.command()
 def reduce(
-    source: Annotated[str, typer.Argument(help="HEXRD frame-cache (.npz), or documents (.jsonl, .json).")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="File of frames (HDF5, HEXRD's frame-cache, GE, TIFF, CBF, ...), or documents (.jsonl, .json)."
+        ),
+    ],
     out: Out,
     threshold: Threshold = None,
     min_pixels: MinPixels = None,
@@ -130,16 +135,39 @@ def reduce(
 ) -> None:
     """Reduce a foreign file: it becomes a run, whose documents go the same way as live ones.
 
-    Writes OUT/<name>_raw.h5, which can be replayed alone, and OUT/<name>_reduced.h5. Without --settings peaks are not
-    split and are linked wherever they share a pixel.
+    Of a series of files any one will do. Writes OUT/<name>_raw.h5, which can be replayed, and OUT/<name>_reduced.h5.
+    Without --settings frames and omega are looked for where formats prescribe them, peaks are not split, and are linked
+    wherever they share a pixel; with it, the block `watch` says where things lie.
     """
     recipe = _numbers(threshold, min_pixels, background_level, max_distance, numbers)
     if settings is None and "threshold" not in recipe:
         raise SettingsError("no threshold: give --threshold in counts, or --settings with a recipe")
-    found = _open(source)
+    found = _open(source, None if settings is None else load_settings(settings))
     if not found.write_raw:
         raise ReplayError(f"{source}: is archived already; use `hedmlive replay`")
     _process(found, _settings(source, found, settings, _folder(out), recipe, tiled))
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Folder that files of frames come to.")],
+    settings: Annotated[Path, typer.Option("--settings", help="hedmlive.yml; its block `watch` says what is where.")],
+    out: Out,
+    once: Annotated[bool, typer.Option("--once", help="End when every file that is there is reduced.")] = False,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option("--pattern", help="Names of the files, as scan*.h5; once for each detector of the settings."),
+    ] = None,
+    tiled: Tiled = None,
+) -> None:
+    """Reduce the files of a folder, those that are there and those that come, frame by frame while they grow.
+
+    For beamlines whose plans tell no documents. Each file, or series of files, becomes a run with the same digest as
+    `reduce` gives. Ended or killed, it goes on when it is started again: OUT tells what was done.
+    """
+    from .watch import run_watch
+
+    run_watch(folder, settings, _folder(out), once=once, patterns=pattern, tiled=tiled)
 
 
 @app.command()
@@ -290,14 +318,14 @@ def _numbers(
     return numbers
 
 
-def _open(source: str) -> Source:
+def _open(source: str, settings: Settings | None = None) -> Source:
     scheme, separator, _ = source.partition("://")
     if separator and scheme not in _SCHEMES:
         raise SettingsError(
             f"{source}: {scheme}:// is unknown; wanted {' or '.join(f'{s}://' for s in _SCHEMES)}, or a file"
         )
     try:
-        return open_source(source)
+        return open_source(source, settings=settings)
     except ArchiveError:
         if source.endswith("_reduced.h5"):
             raw = source.replace("_reduced.h5", "_raw.h5")
@@ -341,7 +369,13 @@ def _process(source: Source, settings: Settings) -> None:
     n_frames = None if source.n_frames is None else source.n_frames * len(settings.detectors)
     with show_run(n_frames) as watch:
         result = process(
-            source.documents, settings, stem=source.stem, write_raw=source.write_raw, sink=sink, watch=watch
+            source.documents,
+            settings,
+            stem=source.stem,
+            write_raw=source.write_raw,
+            sink=sink,
+            watch=watch,
+            aside=source.aside,
         )
     show_result(result)
     if not result.digests:
