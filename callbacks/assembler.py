@@ -53,6 +53,7 @@ class FrameAssembler:
         self._early: dict[str, list[Mapping[str, Any]]] = {}
         self._references = LegacyReferences(tuple(self._image_keys), self._stream_document)
         self._waited_for_roles = False
+        self._named_roles: set[str] = set()
         self._num_events: Mapping[str, int] = {}
 
     def push(self, name: str, doc: Mapping[str, Any], archived: Mapping[str, Any] | None = None) -> list[Pending]:
@@ -100,10 +101,17 @@ class FrameAssembler:
                     lane.reasons[int(event["seq_num"])] = f"its datum names the unknown resource {resource}"
         pending = [frame for lane in self._lanes.values() for frame in self._advance(lane, to_the_end=True)]
         self._check_counts()
-        for role in self.roles.missing:
-            key = self._settings.roles[role]
-            self._problems.add("role-missing", f"role {role}: data key {key!r} never came; its column is left empty")
+        self.name_missing_roles()
         return pending
+
+    def name_missing_roles(self) -> None:
+        """Name each role that has not come, once: when the first frame goes without it, or at the end."""
+        for role in self.roles.missing:
+            if role not in self._named_roles:
+                self._named_roles.add(role)
+                key = self._settings.roles[role]
+                message = f"role {role}: data key {key!r} never came; its column is left empty"
+                self._problems.add("role-missing", message)
 
     def close(self) -> None:
         """Close the files."""
@@ -115,6 +123,11 @@ class FrameAssembler:
         stream = self._settings.dark_stream
         lane = self._lanes.get((stream, self._settings.detectors[detector].image))
         return lane is not None and 0 < self._events[stream].n_came * lane.described.per_event <= n_darks
+
+    def n_points(self, detector: int) -> int:
+        """Return how many points of a detector have been returned, or will never come."""
+        lane = self._lanes.get((self._settings.stream, self._settings.detectors[detector].image))
+        return 0 if lane is None else lane.next_seq - 1
 
     def gone_past(self, detector: int) -> int:
         """Return the number before which each frame of a detector has been returned, or will never come."""
@@ -151,7 +164,7 @@ class FrameAssembler:
         seq_num = _within(int(doc["seq_num"]), 1, _MOST_POINTS, "seq_num")
         motors = {key: value for key, value in data.items() if key not in self._image_keys}
         # The first of two events with one number counts, because its frame may have been reduced already.
-        why = self._events[stream].add(seq_num, (_time(doc), motors))
+        why = self._events[stream].add(seq_num, (_time(doc), motors, _stamps(doc)))
         if why:
             frame = min((self._frame_number(lane, seq_num) for lane in self._lanes_of(stream)), default=None)
             self._problems.add("event-twice", f"event {seq_num} of stream {stream} {why}", frame)
@@ -293,7 +306,7 @@ class FrameAssembler:
         first = self._frame_number(lane, seq_num)
         if event is None and events.hold_motors:
             self._problems.add("motors-missing", f"event {seq_num} with its motors never came; reduced without", first)
-        time, motors = event or (math.nan, {})
+        time, motors, stamps = event or (math.nan, {}, {})
         if event is not None and not lane.is_dark:
             self._name_missing_motors(first, motors)
         return [
@@ -308,6 +321,7 @@ class FrameAssembler:
                 omega=self.roles.interval(motors),
                 time=time,
                 roles=self._scalar_roles(motors),
+                stamps=self._stamps_of_roles(stamps),
             )
             for part in range(lane.described.per_event)
         ]
@@ -323,6 +337,12 @@ class FrameAssembler:
     def _scalar_roles(self, motors: Mapping[str, Any]) -> dict[str, float]:
         names = [role for role in (*SCAN_ROLES, *self._settings.further_roles) if role in self._settings.roles]
         return {role: self.roles.value(role, motors) for role in names}
+
+    def _stamps_of_roles(self, stamps: Mapping[str, Any]) -> dict[str, float]:
+        """Return when each role of an event was read; lattice and group are no motors."""
+        names = (*SCAN_ROLES, *self._settings.further_roles, "omega", "omega_start")
+        keys = {role: key for role, key in self._settings.roles.items() if key in stamps and role in names}
+        return {role: float(stamps[key]) for role, key in keys.items() if isinstance(stamps[key], int | float)}
 
 
 def _source(image: Any, index: int, archived: Any, part: int, per_event: int) -> Held | InFile:
@@ -345,6 +365,11 @@ def _within(value: int, least: int, end: int, what: str) -> int:
     if not least <= value < end:
         raise DocumentError(f"{what} is {value}; wanted {least} to {end - 1}")
     return value
+
+
+def _stamps(doc: Mapping[str, Any]) -> Mapping[str, Any]:
+    stamps = doc.get("timestamps")
+    return stamps if isinstance(stamps, Mapping) else {}
 
 
 def _time(doc: Mapping[str, Any]) -> float:

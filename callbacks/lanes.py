@@ -6,8 +6,8 @@ from typing import Any
 
 from .pending import Described
 
-Event = tuple[float, Mapping[str, Any]]
-"""Time, and data but for the images."""
+Event = tuple[float, Mapping[str, Any], Mapping[str, Any]]
+"""Time, data but for the images, and their time stamps."""
 
 _LONGEST_GAP = 100_000
 

@@ -75,6 +75,8 @@ class Pending:
     "Time of the event, seconds since 1970."
     roles: Mapping[str, float] = field(default_factory=dict[str, float])
     "Every other scalar role's value."
+    stamps: Mapping[str, float] = field(default_factory=dict[str, float])
+    "When each role that its event holds was read, seconds since 1970."
 
 
 def describe(key: Mapping[str, Any]) -> Described:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..streaming import Columns
+from .problems import Problem
 from .worker import Lags
 
 
@@ -27,6 +28,8 @@ class Progress:
     then goes on under the lower of both names."""
     frame_lag: Lags = field(default_factory=Lags)
     "From hand-over to reduced."
+    warnings: tuple[Problem, ...] = ()
+    "What guards of metadata said, by the first frame that shows it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +48,5 @@ class RunResult:
     "Counts."
     problems: tuple[str, ...]
     "What went wrong, a line each."
+    warnings: tuple[Problem, ...] = ()
+    "Those of them that guards of metadata said, by the first frame that shows it."

@@ -64,7 +64,7 @@ def _make_column(group: h5py.Group, column: Column) -> None:
 def read_attributes(group: h5py.Group) -> dict[str, Any]:
     """Return what is written about a reduction, as plain types."""
     attributes = {name: value.item() if isinstance(value, np.generic) else value for name, value in group.attrs.items()}
-    for name in ("recipe", "versions", "warnings", "roles", "motors", "trajectory"):
+    for name in ("recipe", "versions", "warnings", "guards", "roles", "motors", "trajectory"):
         if name in attributes:
             attributes[name] = json.loads(str(attributes[name]))
     return attributes

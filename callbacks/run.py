@@ -4,7 +4,7 @@ import json
 import math
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +16,8 @@ import numpy as np
 from ..streaming import SCAN_ROLES, ArchiveError, Batches, CompressedImage, Frame, HedmLiveError, PeaksOfFrame
 from .assembler import FrameAssembler
 from .detector import DetectorReduction
+from .guard_settings import KINDS
+from .guards import Guards, Warned, message
 from .parts import Parts
 from .pending import InFile, Pending, image_of
 from .problems import Problems
@@ -96,6 +98,7 @@ class RunReduction:
         self._assembler = FrameAssembler(settings, start, self.problems)
         self._trajectory = RunTrajectory(settings, start, self.problems)
         numbers, motors = range(len(settings.detectors)), self._trajectory.motors
+        self._guards = Guards(settings, start, motors=motors) if settings.guards.enabled else None
         self._detectors = [DetectorReduction(settings, n, self._parts.reducer, motors=motors) for n in numbers]
         self._columns = {name: array("d") for name in (*_COLUMNS, *self._scalar_roles())}
         self._lagging: set[Reader] = set()
@@ -122,6 +125,9 @@ class RunReduction:
             The document with `ArchivedImage` in the place of images, for those that have to wait.
         """
         came = self._clock() if came is None else came
+        if self._guards is not None and name in ("descriptor", "stop"):
+            with suppress(AttributeError, TypeError, ValueError):
+                self._guards.document(name, doc)
         if name == "stop":
             self._stop = doc
         elif name == "start":
@@ -166,6 +172,7 @@ class RunReduction:
             elif not detector.waits:
                 self._flush_detector(number, detector)
         self.progress.n_open, self.progress.open_tracks = 0, ()
+        self._warn(self._at_the_end)
         digests = self._finish_reduced()
         self._finish_raw()
         self._assembler.close()
@@ -176,6 +183,7 @@ class RunReduction:
             digests=digests,
             progress=self.progress,
             problems=tuple(self.problems.lines()),
+            warnings=self.problems.warnings,
         )
 
     def close(self) -> None:
@@ -201,9 +209,10 @@ class RunReduction:
             detector = self._detectors[frame.detector]
             if frame.is_dark:
                 detector.n_darks += 1
-                self._guarded(frame, lambda f=frame, d=detector: d.add_dark(self._image(f)))
+                self._guarded(frame, lambda f=frame, d=detector: self._add_dark(f, d))
                 continue
             frame = self._followed(frame)
+            self._assembler.name_missing_roles()
             detector.take(frame.frame)
             if detector.waits:
                 detector.hold(frame, came)
@@ -224,7 +233,42 @@ class RunReduction:
             planned = self._trajectory.source_of_omega(detector.followed, sources)
             if planned is not None:
                 sources["omega"] = planned
-        return replace(pending, omega=self._trajectory.omega(pending, detector.followed, sources))
+        guards, followed = self._guards, detector.followed
+        if guards is not None:
+            reads = self._trajectory.source_of_omega(followed, sources) is None
+            self._warn(lambda: guards.frame(pending, followed, sources, reads_omega=reads))
+        omega = self._trajectory.omega(pending, followed, sources, check=guards is None)
+        return replace(pending, omega=omega)
+
+    def _add_dark(self, pending: Pending, detector: DetectorReduction) -> None:
+        image, guards = self._image(pending), self._guards
+        detector.add_dark(image)
+        if guards is not None:
+            self._warn(lambda: guards.dark(pending.detector, image, pending.frame))
+
+    # Guards
+
+    def _warn(self, look: Callable[[], Iterable[Warned]]) -> None:
+        """Note what a guard sees; one that fails costs nothing but itself."""
+        if self._guards is None:
+            return
+        told = False
+        try:
+            for each in look():
+                told = self.problems.warn(each.kind, each.cause, message(each), each.frame) or told
+        except Exception as error:
+            told = self.problems.warn("guard", "", f"guard: a guard failed: {_why(error)}; {KINDS['guard']}")
+        if told:
+            self.progress.warnings = self.problems.warnings
+
+    def _at_the_end(self) -> Iterable[Warned]:
+        if self._guards is None:
+            return ()
+        numbers = range(len(self._detectors))
+        came = {n: (self._assembler.gone_past(n), self._assembler.n_points(n)) for n in numbers}
+        some = {n: counts for n, counts in came.items() if counts[0]}
+        followed = {n: each.followed for n, each in enumerate(self._detectors) if each.followed is not None}
+        return self._guards.finish(some or {0: (0, 0)}, followed, counted="event-count" in self.problems.counts)
 
     def _declare_missing(self, number: int, detector: DetectorReduction) -> None:
         try:
@@ -294,6 +338,9 @@ class RunReduction:
             self._refuse(one.pending)
             return
         self._write(one.pending.detector, batches)
+        guards, found = self._guards, batches
+        if guards is not None:
+            self._warn(lambda: guards.reduced(one.pending, one.frame.image, found))
         self.progress.n_frames += 1
         self.progress.n_open = sum(each.n_open for each in self._detectors)
         self.progress.frame_lag.add(self._clock() - one.came)
@@ -416,6 +463,7 @@ class RunReduction:
         status = {"success": "complete"}.get(str(self._stop.get("exit_status")), "failed")
         attributes = {
             "warnings": json.dumps(self.problems.lines()),
+            "guards": json.dumps([problem.as_dict() for problem in self.problems.warnings]),
             "exit_status": str(self._stop.get("exit_status", "no stop document")),
             "n_rejected": self.progress.n_rejected,
         }

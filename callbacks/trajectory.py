@@ -105,7 +105,9 @@ class RunTrajectory:
         record = {"source": "order", "skip_first": first, "linked": ["omega"], "links": len(pairs)}
         return Followed(trajectory=_InOrderFrom(first, pairs) if first or pairs else None, record=record)
 
-    def omega(self, pending: Pending, followed: Followed, sources: Mapping[str, RoleSource]) -> tuple[float, float]:
+    def omega(
+        self, pending: Pending, followed: Followed, sources: Mapping[str, RoleSource], *, check: bool = True
+    ) -> tuple[float, float]:
         """Return omega at the start and the end of a frame: what its event said, or else what the settings say.
 
         A frame that is not part of the scan, or is not where its plan put it, is named.
@@ -116,6 +118,8 @@ class RunTrajectory:
             The frame, and what it follows.
         sources
             Where each role comes from.
+        check
+            Whether to compare what was read with the plan; a guard may do that, and tell more.
         """
         path, frame = followed.path, pending.frame
         if path is None:
@@ -124,7 +128,8 @@ class RunTrajectory:
             self._name_outside(frame, path)
         if self.source_of_omega(followed, sources) is not None:
             return path.interval(frame)
-        self._check_place(pending, path, followed.step)
+        if check:
+            self._check_place(pending, path, followed.step)
         return pending.omega
 
     def source_of_omega(self, followed: Followed, sources: Mapping[str, RoleSource]) -> RoleSource | None:
@@ -232,11 +237,15 @@ class RunTrajectory:
         if self._problems.counts["off-plan"]:
             self._problems.repeat("off-plan")
             return
-        message = (
-            f"omega is {away:.4g} degrees away from where the {path.source} put this frame, more than half a step; "
-            "frames are linked as planned: look at skip_first, omega_sign and the plan, or use source: positions"
-        )
-        self._problems.add("off-plan", message, pending.frame)
+        self._problems.add("off-plan", off_plan(f"{away:.4g}", path.source), pending.frame)
+
+
+def off_plan(away: str, source: str) -> str:
+    """Say that a frame is not where its plan put it, and what to do."""
+    return (
+        f"omega is {away} degrees away from where the {source} put this frame, more than half a step; "
+        "frames are linked as planned: look at skip_first, omega_sign and the plan, or use source: positions"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from hedmlive import streaming
+from hedmlive.callbacks.guard_settings import KINDS
 from hedmlive.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +60,7 @@ def test_page_is_what_the_code_says(name: str) -> None:
 
 
 def test_every_kind_of_problem_is_explained() -> None:
-    used = {kind for file in (ROOT / "callbacks").glob("*.py") for kind in _kinds_of(file)}
+    used = {kind for file in (ROOT / "callbacks").glob("*.py") for kind in _kinds_of(file)} | set(KINDS)
     assert used == set(re.findall(r"^\| `([a-z-]+)` \|", PROBLEMS.read_text(), re.MULTILINE))
 
 
