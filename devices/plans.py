@@ -1,18 +1,11 @@
 """Bluesky plans of an HEDM station."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import bluesky.plan_stubs as bps
-import bluesky.preprocessors as bpp
-from bluesky.utils import Msg
-
 from ..streaming.errors import SettingsError
-
-Plan = Generator[Msg, Any, Any]
-
-DARK_STREAM = "dark"
-"""Name of the stream that holds dark frames, as in bluesky-darkframes."""
+from .darks import Darks, Plan
+from .scans import Grid, Scan, Sweep
 
 
 def step_scan(
@@ -60,89 +53,185 @@ def step_scan(
     SettingsError
         A number makes no scan, the rotation has no `step`, or darks are asked for without a shutter.
     """
-    _check(rotation, step, n_points, dark_frames, shutter)
-    opened, closed = shutter_values
-    metadata = _start_metadata(detectors, rotation, start, step, n_points, dark_frames) | dict(md or {})
-
-    @bpp.baseline_decorator(list(baseline) or None)
-    @bpp.run_decorator(md=metadata)
-    def inner() -> Plan:
-        if dark_frames:
-            yield from bps.mv(shutter, closed)
-            yield from _take_darks(detectors, dark_frames)
-        if shutter is not None:
-            yield from bps.mv(shutter, opened)
-        yield from _sweep(detectors, rotation, start, step, n_points)
-
-    def close() -> Plan:
-        if shutter is not None:
-            yield from bps.mv(shutter, closed)
-
-    # Before the run, so that the first descriptor already carries the step.
-    yield from bps.mv(rotation.step, step)
-    return (yield from bpp.finalize_wrapper(inner(), close))
+    darks = Darks(before=dark_frames, shutter=shutter, values=shutter_values)
+    arguments = {"start": start, "step": step, "n_points": n_points, "dark_frames": dark_frames}
+    scan = Scan("step_scan", detectors, rotation, arguments, darks, baseline, md)
+    sweep = Sweep(start=start, step=step, n_frames=n_points)
+    return (yield from scan.run(sweep))
 
 
-def _take_darks(detectors: Sequence[Any], n: int) -> Plan:
-    # Staged on their own: their frames go to a file of their own, counted from 0. Sharing the scan's file would
-    # shift the indices of the primary stream against its sequence numbers.
-    @bpp.stage_decorator(list(detectors))
-    def inner() -> Plan:
-        for _ in range(n):
-            yield from bps.checkpoint()
-            yield from bps.trigger_and_read(list(detectors), name=DARK_STREAM)
+def ff_scan(
+    detectors: Sequence[Any],
+    rotation: Any,
+    start: float,
+    step: float,
+    n_frames: int,
+    *,
+    fly: Any | None = None,
+    frame_time: float | None = None,
+    lead_frames: int = 0,
+    wrap_frames: int = 0,
+    dark_frames: int = 0,
+    dark_frames_after: int = 0,
+    shutter: Any | None = None,
+    shutter_values: tuple[Any, Any] = ("open", "close"),
+    baseline: Sequence[Any] = (),
+    md: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Take a far-field scan: one sweep of the rotation, in steps or on the fly, with darks around it.
 
-    yield from inner()
+    Documents of both kinds have the same keys: the start of each frame under the rotation's name, its sweep in the
+    configuration as `<rotation>_step`. On the fly, these are the positions of the controller's pulses.
 
+    Parameters
+    ----------
+    detectors
+        What takes the frames.
+    rotation
+        The rotation, with a `step` signal.
+    start, step
+        Start of the first frame and sweep of each [degrees]; a negative step turns the other way.
+    n_frames
+        Number of frames.
+    fly
+        The fly controller; without it the rotation steps.
+    frame_time
+        From pulse to pulse [s]: exposure and readout. Wanted with `fly`.
+    lead_frames
+        Frames to take before the first, that settle the detector: they come from `lead_frames * step` before `start`,
+        and the settings leave them out with `skip_first` and `skipped_in_positions`.
+    wrap_frames
+        Frames to take behind the last, which repeat the first ones of a full turn.
+    dark_frames, dark_frames_after
+        Frames to take with the shutter closed: before the scan, stream `dark`; after it, stream `dark_after`.
+    shutter, shutter_values
+        What closes for the darks and at the end, and its values to open and to close.
+    baseline
+        Devices to record once before and once after.
+    md
+        More metadata for the start document.
 
-def _sweep(detectors: Sequence[Any], rotation: Any, start: float, step: float, n_points: int) -> Plan:
-    @bpp.stage_decorator([*detectors, rotation])
-    def inner() -> Plan:
-        for i in range(n_points):
-            yield from bps.checkpoint()
-            # Multiplied, not added up: the last point is then as exact as the first.
-            yield from bps.mv(rotation, start + i * step)
-            yield from bps.trigger_and_read([*detectors, rotation])
-
-    yield from inner()
-
-
-def _check(rotation: Any, step: float, n_points: int, dark_frames: int, shutter: Any | None) -> None:
-    if not 0 < abs(step) <= 360:
-        raise SettingsError(
-            f"step {step} degrees makes no scan: more than 0 and at most 360, of either sign, is wanted"
-        )
-    if n_points < 1 or dark_frames < 0:
-        raise SettingsError(
-            f"{n_points} points and {dark_frames} dark frames make no scan: at least 1 and 0 are wanted"
-        )
-    if not hasattr(rotation, "step"):
-        raise SettingsError(f"rotation {rotation.name!r} has no signal 'step': use RotationStage or SimRotation")
-    if dark_frames and shutter is None:
-        raise SettingsError(f"{dark_frames} dark frames were asked for without a shutter: give shutter=")
-
-
-def _start_metadata(
-    detectors: Sequence[Any], rotation: Any, start: float, step: float, n_points: int, dark_frames: int
-) -> dict[str, Any]:
-    names = [detector.name for detector in detectors]
-    return {
-        "plan_name": "step_scan",
-        "plan_args": {
-            "detectors": names,
-            "rotation": rotation.name,
-            "start": start,
-            "step": step,
-            "n_points": n_points,
-            "dark_frames": dark_frames,
-        },
-        "detectors": names,
-        "motors": [rotation.name],
-        "num_points": n_points,
-        "num_intervals": n_points - 1,
-        "num_dark_frames": dark_frames,
-        "omega_step": step,
-        "shape": [n_points],
-        "extents": [[start, start + (n_points - 1) * step]],
-        "hints": {"dimensions": [[[rotation.name], "primary"]]},
+    Raises
+    ------
+    SettingsError
+        A number makes no scan, the rotation has no `step`, a detector cannot fly, or something is missing.
+    """
+    darks = Darks(before=dark_frames, after=dark_frames_after, shutter=shutter, values=shutter_values)
+    arguments = {
+        "start": start,
+        "step": step,
+        "n_frames": n_frames,
+        "fly": fly and fly.name,
+        "frame_time": frame_time,
+        "lead_frames": lead_frames,
+        "wrap_frames": wrap_frames,
+        "dark_frames": dark_frames,
+        "dark_frames_after": dark_frames_after,
     }
+    scan = Scan("ff_scan", detectors, rotation, arguments, darks, baseline, md)
+    sweep = Sweep(
+        start=start, step=step, n_frames=n_frames, lead=lead_frames, wrap=wrap_frames, fly=fly, frame_time=frame_time
+    )
+    return (yield from scan.run(sweep))
+
+
+def nf_scan(
+    detectors: Sequence[Any],
+    rotation: Any,
+    start: float,
+    step: float,
+    n_frames: int,
+    *,
+    distance: Any,
+    distance_start: float,
+    distance_end: float,
+    n_distances: int,
+    layer: Any | None = None,
+    layer_start: float = 0.0,
+    layer_step: float = 0.0,
+    n_layers: int = 1,
+    one_run: bool = True,
+    snake: bool = False,
+    fly: Any | None = None,
+    frame_time: float | None = None,
+    wrap_frames: int = 0,
+    dark_frames: int = 0,
+    dark_frames_after: int = 0,
+    shutter: Any | None = None,
+    shutter_values: tuple[Any, Any] = ("open", "close"),
+    baseline: Sequence[Any] = (),
+    md: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Take a near-field scan: a sweep of the rotation at each distance of the detector, in each layer of the sample.
+
+    Distances are equally spaced from the first to the last; at each of them all layers are taken. Frames of different
+    distances or layers are never neighbours. Returns the uids of the runs.
+
+    Parameters
+    ----------
+    detectors, rotation, start, step, n_frames
+        As for `ff_scan`; each sweep is the same.
+    distance
+        Motor of the detector's distance.
+    distance_start, distance_end, n_distances
+        First and last distance, both taken, and how many, in the motor's unit.
+    layer
+        Motor of the layers; None for one layer, where the sample is.
+    layer_start, layer_step, n_layers
+        First layer, way from one to the next, and how many, in the motor's unit.
+    one_run
+        Whether all is one run, or each sweep a run of its own, with its own baseline and darks.
+    snake
+        Whether every second sweep goes back.
+    fly, frame_time, wrap_frames
+        As for `ff_scan`.
+    dark_frames, dark_frames_after, shutter, shutter_values
+        As for `ff_scan`, around each run.
+    baseline
+        Devices to record once before and once after each run; `distance` and `layer` are always among them.
+    md
+        More metadata for the start documents.
+
+    Raises
+    ------
+    SettingsError
+        As for `ff_scan`; or the distances or layers make no scan.
+    """
+    darks = Darks(before=dark_frames, after=dark_frames_after, shutter=shutter, values=shutter_values)
+    if n_distances < 1 or n_layers < 1 or (n_layers > 1 and (layer is None or not layer_step)):
+        raise SettingsError(
+            f"{n_distances} distances and {n_layers} layers of {layer_step:g} make no scan: at least 1 of each is "
+            "wanted, and several layers need the motor layer= and layer_step="
+        )
+    motors = (distance,) if layer is None else (distance, layer)
+    grid = Grid(
+        motors=motors,
+        ends=((distance_start, distance_end), (layer_start, layer_start + (n_layers - 1) * layer_step))[: len(motors)],
+        shape=(n_distances, n_layers)[: len(motors)],
+        snake=snake,
+    )
+    arguments = {
+        "start": start,
+        "step": step,
+        "n_frames": n_frames,
+        "distance": distance.name,
+        "distance_start": distance_start,
+        "distance_end": distance_end,
+        "n_distances": n_distances,
+        "layer": layer and layer.name,
+        "layer_start": layer_start,
+        "layer_step": layer_step,
+        "n_layers": n_layers,
+        "one_run": one_run,
+        "snake": snake,
+        "fly": fly and fly.name,
+        "frame_time": frame_time,
+        "wrap_frames": wrap_frames,
+        "dark_frames": dark_frames,
+        "dark_frames_after": dark_frames_after,
+    }
+    scan = Scan("nf_scan", detectors, rotation, arguments, darks, (*baseline, *motors), md)
+    sweep = Sweep(start=start, step=step, n_frames=n_frames, wrap=wrap_frames, fly=fly, frame_time=frame_time)
+    if one_run:
+        return [(yield from scan.run(sweep, grid))]
+    return (yield from scan.runs(sweep, grid))

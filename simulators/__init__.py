@@ -4,6 +4,7 @@ from .axes import SimAxis, SimEnergy, SimRotation, SimShutter, SimTranslation
 from .beam import PencilBeam
 from .crystal import Crystal, Grain, random_grains, random_orientations, reciprocal_basis, reflections
 from .detectors import FrameSource, SimArrayDetector, SimHDF5Detector, SimStreamHDF5Detector
+from .fly import SimFlyController, SimTriggeredDetector
 from .forward import DetectorGeometry, Spots, diffract
 from .frames import NOISELESS, DetectorNoise, FrameSimulator
 from .score import Score, score_tracks
@@ -24,11 +25,13 @@ __all__ = [
     "SimArrayDetector",
     "SimAxis",
     "SimEnergy",
+    "SimFlyController",
     "SimHDF5Detector",
     "SimRotation",
     "SimShutter",
     "SimStreamHDF5Detector",
     "SimTranslation",
+    "SimTriggeredDetector",
     "SimulatedStation",
     "Spots",
     "Truth",
