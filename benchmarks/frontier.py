@@ -12,6 +12,7 @@ PYTHON is that of an environment with ImageD11: it links the same peaks in batch
 
 import argparse
 import cProfile
+import gc
 import json
 import os
 import pstats
@@ -259,6 +260,9 @@ def beside_imaged11(python: str, scan: Scan, n_visible: int, max_distance: float
         theirs: list[float] = []
         answer: dict[str, Any] = {}
         n_tracks = 0
+        # All frames are held here, which no reducer does: Python must not search them for garbage on our clock.
+        gc.collect()
+        gc.freeze()
         for _ in range(rounds):
             following = Following(scan, max_distance)
             start = time.process_time()
@@ -271,6 +275,7 @@ def beside_imaged11(python: str, scan: Scan, n_visible: int, max_distance: float
             peer.stdin.flush()
             answer = json.loads(peer.stdout.readline())
             theirs.append(answer["seconds"])
+        gc.unfreeze()
         peer.stdin.close()
         peer.wait()
     ms = [1000 * statistics.median(each) / len(frames) for each in (ours, theirs)]
