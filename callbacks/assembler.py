@@ -113,6 +113,10 @@ class FrameAssembler:
                 message = f"role {role}: data key {key!r} never came; its column is left empty"
                 self._problems.add("role-missing", message)
 
+    def resources(self) -> dict[int, str]:
+        """Return id() of each reader, and the uid of the resource document that it reads."""
+        return {id(reader): uid for uid, (reader, _) in self._resources.items() if not isinstance(reader, str)}
+
     def close(self) -> None:
         """Close the files."""
         for reader in self._readers:

@@ -1,7 +1,8 @@
 """The raw archive: one HDF5 file a run that can be replayed alone, and is readable up to the last flush after kill -9.
 
 While it grows the file is in SWMR mode, which allows no new group and no text of variable length: documents are kept
-as bytes of JSON lines with an index of their ends. What NeXus wants besides is written when the run is over.
+as bytes of JSON lines with an index of their ends, and the scan as a table whose columns the settings name. What NeXus
+wants besides is written when the run is over.
 """
 
 import shutil
@@ -16,11 +17,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..streaming import ArchiveError, DocumentError
+from ..streaming import ArchiveError, DocumentError, HedmLiveError
 from .encoding import ArchivedImage, StoredImage, decode, encode
 from .hdf5 import RESERVE, abandon, check_room, dataset, nexus_group, open_to_write, subgroup, write_rows
+from .raw_frames import relative_path
 from .raw_images import ImageStore
-from .raw_layout import FORMAT, RunSummary, image_place, read_line, write_summary
+from .raw_layout import FORMAT, RunSummary, Taken, image_place, read_line, write_summary
+from .raw_scan import ScanTable
+from .readers import file_path
 from .settings import Settings
 from .worker import array_bytes
 
@@ -65,6 +69,7 @@ class RawArchive:
         self._finished: h5py.File | None = None
         self._file: h5py.File | None = self._create(start)
         self._images = ImageStore(self._file, settings, self._read_image)
+        self._scan = ScanTable(self._file, settings, start)
 
     def __len__(self) -> int:
         """Return how many documents there are."""
@@ -89,6 +94,9 @@ class RawArchive:
                 # A malformed document is archived as it is.
                 with suppress(KeyError, TypeError, ValueError, IndexError, AttributeError):
                     archived = self._images.push(name, doc)
+                with suppress(KeyError, TypeError, ValueError, IndexError, AttributeError, HedmLiveError):
+                    self._scan.push(name, doc)
+                    self._link_early(name, doc)
                 line, lost = encode(name, archived)
                 self._lines.append(line)
                 self._waiting_bytes += len(line)
@@ -104,6 +112,7 @@ class RawArchive:
             self._flushed_at = self._clock()
             if not self._lines or self._file is None:
                 return
+            self._scan.flush()
             sizes = np.array([len(line) for line in self._lines], np.int64)
             joined = np.frombuffer(b"".join(self._lines), np.uint8)
             write_rows(dataset(self._file, "entry/documents/bytes"), self._n_bytes, joined)
@@ -159,8 +168,12 @@ class RawArchive:
                 return decode(self._lines[index - self._n_flushed], self._archived)
             return decode(read_line(self._readable(), index), self._archived)
 
-    def finish(self, summary: RunSummary) -> None:
+    def finish(self, summary: RunSummary) -> tuple[list[str], list[str]]:
         """Write the rest, as NeXus wants it, and close the file.
+
+        Returns
+        -------
+        What a reconstruction wants and the archive has not, by name; and what could not be written as it should.
 
         Raises
         ------
@@ -169,15 +182,14 @@ class RawArchive:
         """
         with self._lock:
             if self._file is None:
-                return
+                return [], []
             try:
                 if not self._failed:
                     with self._failing():
                         check_room(self.path, self._waiting_bytes)
                         self.flush()
                 self.close()
-                if not self._failed:
-                    self._write_summary(summary)
+                return ([], []) if self._failed else self._write_summary(summary)
             except ArchiveError:
                 self.close()
                 raise
@@ -213,7 +225,18 @@ class RawArchive:
             self._failed = self._broken = True
             raise ArchiveError(f"{self.path}: cannot be written: {_why(error)}") from error
 
-    def _write_summary(self, summary: RunSummary) -> None:
+    def _link_early(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Link a detector's own file before SWMR begins, after which there can be no new link until the end."""
+        keys = {detector.image: detector.name for detector in self._settings.detectors}
+        hdf5 = name == "stream_resource" and doc["mimetype"] == "application/x-hdf5" and doc["data_key"] in keys
+        if not hdf5 or self._file is None or self._file.swmr_mode or not self._scan.is_of_frames(doc["data_key"]):
+            return
+        path = relative_path(file_path(str(doc["uri"])), self.path.absolute().parent)
+        group = nexus_group(self._file, f"entry/instrument/{keys[doc['data_key']]}", "NXdetector")
+        if group.get("data", getlink=True) is None:
+            group["data"] = h5py.ExternalLink(path, str(doc["parameters"]["dataset"]))
+
+    def _write_summary(self, summary: RunSummary) -> tuple[list[str], list[str]]:
         """Write the summary into a copy and swap it in: a process killed meanwhile leaves the documents whole."""
         target = self.path
         copy = self.path.with_suffix(".part")
@@ -226,10 +249,14 @@ class RawArchive:
         try:
             check_room(self.path, 0)
             with open_to_write(target, "r+") as file:
-                write_summary(file, self.path, self._settings, summary)
+                stamps = self._scan.stamps(summary.columns["frame"])
+                taken = Taken(of_key=self._scan.times, per_frame=stamps)
+                problems = write_summary(file, self.path, self._settings, summary, taken)
+                missing = [str(name) for name in subgroup(file, "entry/hedm").attrs["missing"]]
                 subgroup(file, "entry").attrs["finished"] = True
             if target is copy:
                 copy.replace(self.path)
+            return missing, problems
         except BaseException:
             with suppress(OSError):
                 copy.unlink(missing_ok=True)

@@ -1,142 +1,48 @@
 """What the raw archive says of a finished run, for people and for programs that know no documents."""
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from .encoding import StoredImage
 from .hdf5 import dataset, nexus_group, subgroup
-from .roles import RoleSource
+from .hedm_group import RunSummary, Taken, image_place, is_changing, iso_time, unit_of, write_hedm, write_value
 from .settings import Settings
 
-FORMAT = "hedmlive-raw-1"
+FORMAT = "hedmlive-raw-2"
+FORMATS = ("hedmlive-raw-1", FORMAT)
+"""Formats that can be read."""
+
+__all__ = ["FORMAT", "FORMATS", "RunSummary", "Taken", "image_place", "read_line", "write_summary"]
+
+_DEGREES = 1e-3
+"Omegas that differ by no more than this are one, degrees."
+_DISTANCES = ("distance", "L1", "L2")
+_LAYERS = ("layer",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """What is known of a run when it is over."""
-
-    columns: Mapping[str, np.ndarray]
-    "Per frame: frame, point, omega_start, omega_end, time, and every scalar role."
-    sources: Mapping[str, RoleSource] = field(default_factory=dict[str, RoleSource])
-    "Where each role came from."
-    scalars: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    "Lattice parameters and space group, where they came."
-    start: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    "The start document."
-    stop: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    "The stop document, empty if it never came."
-    frame_files: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
-    "Detector to (HDF5 file, dataset) where the detector wrote its own file."
-    problems: Sequence[str] = ()
-    "What went wrong."
-
-
-def write_summary(file: h5py.File, path: Path, settings: Settings, summary: RunSummary) -> None:
+def write_summary(file: h5py.File, path: Path, settings: Settings, summary: RunSummary, taken: Taken) -> list[str]:
     """Write motors, roles and NeXus groups into a raw archive, which will lie at `path`.
 
-    ``/entry/hedm`` has the names of the unified archive: a role that never came has no dataset, and is named in the
-    attribute ``missing``; nothing is filled in.
+    Returns
+    -------
+    What could not be written as it should, a line each.
     """
     entry = subgroup(file, "entry")
     _write_titles(entry, summary)
-    scan = nexus_group(entry, "scan", "NXcollection")
-    for name, values in summary.columns.items():
-        if values.dtype.kind != "f" or np.isfinite(values).any():
-            _dataset(scan, name, values, _unit(name, summary.sources), summary.sources.get(name))
-    hedm = nexus_group(entry, "hedm", "NXcollection")
-    _write_omega(hedm, summary)
-    for role in settings.roles:
-        if role in summary.columns and np.isfinite(summary.columns[role]).any() and not role.startswith("omega"):
-            values = np.unique(summary.columns[role][np.isfinite(summary.columns[role])])
-            value = values[0] if len(values) == 1 else summary.columns[role]
-            _dataset(hedm, role, value, _unit(role, summary.sources), summary.sources.get(role))
-    for role, value in summary.scalars.items():
-        _dataset(hedm, role, value, _unit(role, summary.sources), summary.sources.get(role))
-    wanted = ("omega_per_frame", "omega_start", "omega_step", "L1", "L2", "energy", "lattice_parameters", "space_group")
-    hedm.attrs["missing"] = [name for name in wanted if name not in hedm]
-    if "energy" in hedm:
+    _write_scan(entry, settings, summary, taken)
+    problems = write_hedm(entry, settings, summary, taken)
+    problems += summary.places.write(file, path, settings.hedm.frames, summary.resources)
+    _write_sample(entry)
+    if "hedm/energy" in entry:
         monochromator = nexus_group(subgroup(entry, "instrument"), "monochromator", "NXmonochromator")
         monochromator["energy"] = h5py.SoftLink("/entry/hedm/energy")
-    _link_frames(file, path, summary)
-    entry.attrs["problems"] = list(summary.problems) or [""]
-
-
-def _write_titles(entry: h5py.Group, summary: RunSummary) -> None:
-    sample = nexus_group(entry, "sample", "NXsample")
-    for key in ("sample_name", "sample"):
-        if isinstance(summary.start.get(key), str):
-            sample["name"] = summary.start[key]
-            break
-    entry["title"] = str(summary.start.get("title") or summary.start.get("plan_name") or "HEDM scan")
-    entry["entry_identifier"] = str(summary.start.get("uid", ""))
-    if "scan_id" in summary.start:
-        entry["scan_id"] = int(summary.start["scan_id"])
-    for name, doc in (("start_time", summary.start), ("end_time", summary.stop)):
-        if "time" in doc:
-            stamp = np.datetime64(round(float(doc["time"]) * 1e6), "us")
-            entry[name] = f"{stamp}Z"
-    entry.attrs["exit_status"] = str(summary.stop.get("exit_status", "no stop document"))
-
-
-def _write_omega(hedm: h5py.Group, summary: RunSummary) -> None:
-    start, end = summary.columns["omega_start"], summary.columns["omega_end"]
-    if not np.isfinite(start).any():
-        return
-    source = summary.sources.get("omega") or summary.sources.get("omega_start")
-    # Both ends of each frame: the centre alone turned every grain by half a step in more than one program.
-    _dataset(hedm, "omega_per_frame", np.stack([start, end], axis=1), "degree", source)
-    _dataset(hedm, "omega_start", start[0], "degree", source)
-    if "omega_step" in summary.sources or "omega_start" in summary.sources:
-        _dataset(hedm, "omega_step", np.median(end - start), "degree", summary.sources.get("omega_step") or source)
-
-
-def _link_frames(file: h5py.File, archive: Path, summary: RunSummary) -> None:
-    for detector, (path, place) in summary.frame_files.items():
-        group = nexus_group(subgroup(file, "entry/instrument"), detector, "NXdetector")
-        if "data" not in group:
-            group["data"] = h5py.ExternalLink(_relative(Path(path), archive.absolute().parent), place)
-    instrument = subgroup(file, "entry/instrument")
-    # Looked up as links: what they lead to may not be there yet.
-    detectors = [name for name in instrument if instrument.get(f"{name}/data", getlink=True) is not None]
-    if detectors:
-        data = nexus_group(subgroup(file, "entry"), "data", "NXdata")
-        data["data"] = h5py.SoftLink(f"/entry/instrument/{detectors[0]}/data")
-        data.attrs["signal"] = "data"
-        subgroup(file, "entry").attrs["default"] = "data"
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """Return a path that still leads there when both are moved together; far away, the absolute one."""
-    path = path.absolute()
-    near = path.is_relative_to(folder) or path.is_relative_to(folder.parent)
-    return os.path.relpath(path, folder) if near else str(path)
-
-
-def _dataset(group: h5py.Group, name: str, value: Any, unit: str, source: RoleSource | None) -> None:
-    data = group.create_dataset(name, data=value)
-    if unit:
-        data.attrs["units"] = unit
-    if source is not None:
-        data.attrs["source"] = source.pv or source.key
-        data.attrs["data_key"] = source.key
-        data.attrs["found_in"] = source.where
-
-
-def _unit(name: str, sources: Mapping[str, RoleSource]) -> str:
-    if name in sources and sources[name].unit:
-        return sources[name].unit
-    return "degree" if name.startswith("omega") else "s" if name == "time" else ""
-
-
-def image_place(stored: StoredImage) -> str:
-    """Return the path of the dataset in which an image of an event lies."""
-    return f"entry/instrument/{stored.detector}/{stored.dataset}"
+    _write_plots(file, settings)
+    _write_exchange(file, settings, summary)
+    entry.attrs["problems"] = [*summary.problems, *problems] or [""]
+    return problems
 
 
 def read_line(file: h5py.File, index: int) -> bytes:
@@ -144,3 +50,158 @@ def read_line(file: h5py.File, index: int) -> bytes:
     ends = dataset(file, "entry/documents/end")
     first = int(ends[index - 1]) if index else 0
     return dataset(file, "entry/documents/bytes")[first : int(ends[index])].tobytes()
+
+
+def _write_titles(entry: h5py.Group, summary: RunSummary) -> None:
+    entry["title"] = str(summary.start.get("title") or summary.start.get("plan_name") or "HEDM scan")
+    entry["entry_identifier"] = str(summary.start.get("uid", ""))
+    if "scan_id" in summary.start:
+        entry["scan_id"] = int(summary.start["scan_id"])
+    for name, doc in (("start_time", summary.start), ("end_time", summary.stop)):
+        if iso := iso_time(float(doc.get("time", math.nan))):
+            entry[name] = iso
+    entry.attrs["exit_status"] = str(summary.stop.get("exit_status", "no stop document"))
+    sample = nexus_group(entry, "sample", "NXsample")
+    for key in ("sample_name", "sample"):
+        if isinstance(summary.start.get(key), str):
+            sample["name"] = summary.start[key]
+            break
+
+
+# The scan
+
+
+def _write_scan(entry: h5py.Group, settings: Settings, summary: RunSummary, taken: Taken) -> None:
+    if "scan" in entry:
+        # What grew while the run went on knew no more than the documents so far.
+        del entry["scan"]
+    scan = nexus_group(entry, "scan", "NXcollection")
+    columns = dict(summary.columns) | dict(taken.per_frame)
+    for name, values in columns.items():
+        if name in ("frame", "point"):
+            write_value(scan, name, values.astype(np.int64), "")
+        elif np.isfinite(values).any():
+            source = summary.sources.get(name)
+            write_value(scan, name, values, unit_of(name, summary.sources), source)
+    _write_steps(scan, settings, summary)
+    for name, roles in (("distance", _DISTANCES), ("layer", _LAYERS)):
+        _write_places(scan, name, roles, settings, summary)
+
+
+def _write_steps(scan: h5py.Group, settings: Settings, summary: RunSummary) -> None:
+    """Write which frames were taken at one place: row i is event `event[i]` of step `step[i]`.
+
+    A step may have any number of events: those of step s are rows `step_start[s]` to `step_start[s + 1]`, exclusive.
+    """
+    columns = summary.columns
+    n = len(columns["frame"])
+    moved = np.zeros(n, bool)
+    moved[:1] = True
+    moving = [role for role in (*_DISTANCES, *_LAYERS, "dty", *settings.trajectory.axes) if role in columns]
+    for name in ("omega_start", "omega_end", *dict.fromkeys(moving)):
+        tolerance = _DEGREES if name.startswith("omega") else settings.recipe.place_tolerance
+        # Not a number differs from everything: of frames without a place each has a step of its own.
+        if name.startswith("omega") or np.isfinite(columns[name]).any():
+            moved[1:] |= ~(np.abs(np.diff(columns[name])) <= tolerance)
+    starts = np.append(np.flatnonzero(moved), n)
+    step = np.cumsum(moved) - 1
+    scan["step"], scan["event"], scan["step_start"] = step, np.arange(n) - starts[step], starts
+    for name, meaning in (
+        ("step", "place in the scan, numbered from 0; all its events were taken without a move"),
+        ("event", "number of the frame within its step"),
+        ("step_start", "first row of each step, and after the last step the number of rows"),
+    ):
+        scan[name].attrs["meaning"] = meaning
+
+
+def _write_places(scan: h5py.Group, name: str, roles: tuple[str, ...], settings: Settings, summary: RunSummary) -> None:
+    """Write which distance, or layer, each frame belongs to, and where that is, if a role or the plan tells."""
+    known = {role: summary.columns[role] for role in roles if role in summary.columns}
+    known |= {role: values for role, values in summary.planned.items() if role in roles and role not in known}
+    usable = {role: values for role, values in known.items() if len(values) and np.isfinite(values).all()}
+    if not usable:
+        return
+    # Of L1 and L2 the one that moves says where the detector is; where none does there is one distance.
+    role = next((role for role, values in usable.items() if is_changing(values)), next(iter(usable)))
+    values, tolerance = usable[role], settings.recipe.place_tolerance
+    ordered = np.sort(values)
+    places = ordered[np.append(True, np.diff(ordered) > tolerance)]
+    index = np.abs(values[:, None] - places[None, :]).argmin(axis=1) if len(places) < 1000 else None
+    if index is None:
+        return
+    scan[f"{name}_index"] = index
+    scan[f"{name}_index"].attrs["meaning"] = f"number of the {name} among those in {name}s, from the smallest"
+    source = summary.sources.get(role)
+    write_value(scan, f"{name}s", np.array([np.median(values[index == i]) for i in range(len(places))]), "", source)
+    if unit := unit_of(role, summary.sources):
+        scan[f"{name}s"].attrs["units"] = unit
+
+
+def _write_sample(entry: h5py.Group) -> None:
+    sample, hedm = subgroup(entry, "sample"), subgroup(entry, "hedm")
+    if "lattice_parameters" in hedm:
+        cell = np.asarray(dataset(hedm, "lattice_parameters"))
+        # The NeXus definition has them apart, each with a unit of its own.
+        write_value(sample, "unit_cell_abc", cell[:3], "angstrom")
+        write_value(sample, "unit_cell_alphabetagamma", cell[3:], "degree")
+    if "space_group" in hedm:
+        sample["space_group"] = str(int(dataset(hedm, "space_group")[()]))
+    if "omega_per_frame" in hedm:
+        turns = nexus_group(sample, "transformations", "NXtransformations")
+        write_value(turns, "omega", np.asarray(dataset(hedm, "omega_per_frame")).mean(axis=1), "degree")
+        turns["omega"].attrs.update(transformation_type="rotation", vector=[0.0, 1.0, 0.0], depends_on=".")
+        turns["omega"].attrs["meaning"] = "middle of each frame; right-handed about the vertical axis y"
+        sample["depends_on"] = "/entry/sample/transformations/omega"
+
+
+# Frames
+
+
+def _write_plots(file: h5py.File, settings: Settings) -> None:
+    """Write a plot for each detector, the first one the default."""
+    entry, first = subgroup(file, "entry"), True
+    for detector in settings.detectors:
+        group = entry.get(f"instrument/{detector.name}")
+        if not isinstance(group, h5py.Group) or group.get("data", getlink=True) is None:
+            continue
+        name = "data" if first else f"data_{detector.name}"
+        plot = nexus_group(entry, name, "NXdata")
+        plot["data"] = h5py.SoftLink(f"/entry/instrument/{detector.name}/data")
+        plot.attrs["signal"] = "data"
+        omega = _omega_of(entry, group)
+        if omega is not None:
+            write_value(plot, "omega", omega, "degree")
+        plot.attrs["axes"] = [".", ".", "."] if omega is None else ["omega", ".", "."]
+        if first:
+            entry.attrs["default"] = name
+            first = False
+
+
+def _omega_of(entry: h5py.Group, detector: h5py.Group) -> np.ndarray | None:
+    """Return the middle of omega for each row of a detector's frames; None if it is not known of all."""
+    if "hedm/omega_per_frame" not in entry or "frame" not in detector:
+        return None
+    middle = np.asarray(dataset(entry, "hedm/omega_per_frame")).mean(axis=1)
+    numbers = np.asarray(dataset(entry, "scan/frame"))
+    of_number: Mapping[int, float] = dict(zip(numbers.tolist(), middle.tolist(), strict=True))
+    found = np.array([of_number.get(number, math.nan) for number in np.asarray(dataset(detector, "frame")).tolist()])
+    return found if np.isfinite(found).all() else None
+
+
+def _write_exchange(file: h5py.File, settings: Settings, summary: RunSummary) -> None:
+    """Write ``/exchange`` as APS Data Exchange has it, links to the first detector, for programs that know that."""
+    entry = subgroup(file, "entry")
+    detector = entry.get(f"instrument/{settings.detectors[0].name}")
+    if not isinstance(detector, h5py.Group) or detector.get("data", getlink=True) is None:
+        return
+    exchange = nexus_group(file, "exchange", "NXcollection")
+    exchange["data"] = h5py.SoftLink(str(detector.name) + "/data")
+    if detector.get("dark", getlink=True) is not None:
+        exchange["data_dark"] = exchange["dark"] = h5py.SoftLink(str(detector.name) + "/dark")
+    if "data/omega" in entry:
+        exchange["theta"] = h5py.SoftLink("/entry/data/omega")
+        # hexrd reads start and end of each frame from here.
+        numbers = np.asarray(dataset(entry, "scan/frame"))
+        if np.array_equal(numbers, np.asarray(dataset(detector, "frame"))):
+            exchange.attrs["omega"] = np.asarray(dataset(entry, "hedm/omega_per_frame"))
+    file["implements"] = "exchange"

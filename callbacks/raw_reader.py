@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from ..streaming import ArchiveError, SettingsError
 from .encoding import ArchivedImage, StoredImage, decode
 from .external import copied_resource
 from .hdf5 import dataset, open_growing, subgroup
-from .raw_layout import FORMAT, image_place, read_line
+from .raw_layout import FORMATS, image_place, read_line
+from .readers import file_uri
 from .settings import Settings, load_settings
 
 
@@ -31,7 +33,7 @@ class RawArchiveReader:
         try:
             self._file = open_growing(path)
             entry = subgroup(self._file, "entry").attrs
-            if entry.get("format") != FORMAT:
+            if entry.get("format") not in FORMATS:
                 raise KeyError("format")
             self.run_uid = str(entry["run_uid"])
             self._settings = str(entry["settings"])
@@ -80,7 +82,12 @@ class RawArchiveReader:
         """
         for index in range(len(self)):
             name, doc = decode(read_line(self._file, index), self._lazy if lazy else self._image)
-            yield name, self._to_copy(doc) if name == "stream_resource" else doc
+            yield name, self._to_copy(doc) if name in ("stream_resource", "resource") else doc
+
+    @property
+    def file(self) -> h5py.File:
+        """The open file."""
+        return self._file
 
     def _lazy(self, stored: StoredImage) -> ArchivedImage:
         return ArchivedImage(stored=stored, read=self._image)
@@ -92,6 +99,19 @@ class RawArchiveReader:
         instrument = subgroup(self._file, "entry/instrument")
         for name in instrument:
             detector = subgroup(instrument, name)
-            if detector.attrs.get("data_key") == doc["data_key"] and "sparse" in detector:
+            if detector.attrs.get("data_key") == doc.get("data_key", "") and "sparse" in detector:
                 return copied_resource(doc, self.path, name)
+            copied: dict[str, str] = json.loads(str(detector.attrs.get("copied", "{}")))
+            if doc["uid"] in copied:
+                return _in_archive(doc, self.path, copied[doc["uid"]])
         return doc
+
+
+def _in_archive(doc: dict[str, Any], path: Path, place: str) -> dict[str, Any]:
+    """Return a resource of either kind as one of the copy in the raw archive."""
+    if "mimetype" in doc:
+        parameters = {"dataset": place, "chunk_shape": [1]}
+        return doc | {"mimetype": "application/x-hdf5", "uri": file_uri(path), "parameters": parameters}
+    kept = {key: value for key, value in doc["resource_kwargs"].items() if key == "frame_per_point"}
+    where = {"root": "", "resource_path": str(path.absolute()), "resource_kwargs": kept | {"dataset": place}}
+    return doc | {"spec": "AD_HDF5", **where}

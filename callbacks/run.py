@@ -23,8 +23,9 @@ from .pending import InFile, Pending, image_of
 from .problems import Problems
 from .progress import Progress, RunResult
 from .raw_archive import RawArchive
+from .raw_frames import FramePlaces
 from .raw_layout import RunSummary
-from .readers import FileLags, HDF5Reader, Image, Reader, read_waiting
+from .readers import FileLags, Image, Reader, read_waiting
 from .reduced_archive import ReducedArchive
 from .settings import Settings
 from .trajectory import RunTrajectory
@@ -102,13 +103,15 @@ class RunReduction:
         self._detectors = [DetectorReduction(settings, n, self._parts.reducer, motors=motors) for n in numbers]
         self._columns = {name: array("d") for name in (*_COLUMNS, *self._scalar_roles())}
         self._lagging: set[Reader] = set()
-        self._frame_files: dict[str, tuple[str, str]] = {}
+        self._places = FramePlaces()
+        self._missing: tuple[str, ...] = ()
         self._flushed_at = self._look_again_at = self._clock()
         self._unwritten = 0
         self._threads = settings.worker.threads
         self._pool: ThreadPoolExecutor | None = None
         self._on_the_way: deque[_OnTheWay] = deque()
         self.archive = self._open_archive(reduced_path)
+        self._warn(self._of_files)
 
     def push(
         self, name: str, doc: Mapping[str, Any], came: float | None = None, archived: Mapping[str, Any] | None = None
@@ -208,6 +211,7 @@ class RunReduction:
         for frame in pending:
             detector = self._detectors[frame.detector]
             if frame.is_dark:
+                self._places.add(self.settings.detectors[frame.detector].name, frame)
                 detector.n_darks += 1
                 self._guarded(frame, lambda f=frame, d=detector: self._add_dark(f, d))
                 continue
@@ -260,6 +264,12 @@ class RunReduction:
             told = self.problems.warn("guard", "", f"guard: a guard failed: {_why(error)}; {KINDS['guard']}")
         if told:
             self.progress.warnings = self.problems.warnings
+
+    def _of_files(self) -> Iterable[Warned]:
+        if self._guards is not None:
+            for number, detector in enumerate(self._detectors):
+                if detector.dark is not None:
+                    yield from self._guards.dark(number, detector.dark, None)
 
     def _at_the_end(self) -> Iterable[Warned]:
         if self._guards is None:
@@ -404,9 +414,7 @@ class RunReduction:
         self._parts.sleep(seconds)
 
     def _remember(self, pending: Pending) -> None:
-        if isinstance(pending.source, InFile) and isinstance(pending.source.reader, HDF5Reader):
-            name = self.settings.detectors[pending.detector].name
-            self._frame_files.setdefault(name, (str(pending.source.reader.path), pending.source.reader.dataset))
+        self._places.add(self.settings.detectors[pending.detector].name, pending)
         if pending.detector:
             return
         values = {"frame": pending.frame, "point": pending.point, "time": pending.time}
@@ -490,19 +498,39 @@ class RunReduction:
             sources["omega"] = planned
         scalars = {role: roles.raw(role, {}) for role in ("lattice_parameters", "space_group")}
         try:
-            self._raw.finish(
+            missing, problems = self._raw.finish(
                 RunSummary(
                     columns={name: np.asarray(values) for name, values in self._columns.items()},
                     sources=sources,
                     scalars={role: value for role, value in scalars.items() if value is not None},
                     start=self.start,
                     stop=self._stop,
-                    frame_files=self._frame_files,
+                    places=self._places,
+                    resources=self._assembler.resources(),
+                    planned=self._planned(),
                     problems=self.problems.lines(),
                 )
             )
         except ArchiveError as error:
             self.problems.add("raw-archive", str(error))
+            return
+        self._missing = tuple(missing)
+        for problem in problems:
+            self.problems.add("raw-incomplete", problem)
+
+    def _planned(self) -> dict[str, np.ndarray]:
+        """Return where the plan put the motors in each frame of the columns."""
+        followed = self._detectors[0].followed
+        path = None if followed is None else followed.path
+        if path is None:
+            return {}
+        frames = np.asarray(self._columns["frame"]).astype(np.int64) - path.first
+        inside = (frames >= 0) & (frames < len(path))
+        return {
+            role: np.where(inside, positions[np.where(inside, frames, 0)], math.nan)
+            for role, positions in path.positions.items()
+            if len(positions)
+        }
 
     def _scalar_roles(self) -> tuple[str, ...]:
         return tuple(r for r in (*SCAN_ROLES, *self.settings.further_roles) if r in self.settings.roles)

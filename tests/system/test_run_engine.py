@@ -158,7 +158,7 @@ def test_what_the_raw_archive_holds(tmp_path: Path) -> None:
         assert hedm["omega_start"][()] == -10.0
         assert all("source" in hedm[name].attrs for name in ("omega_per_frame", "omega_step", "L1", "L2", "energy"))
         assert hedm["L1"][()] == 600.0
-        assert list(hedm.attrs["missing"]) == ["lattice_parameters", "space_group"]
+        assert list(hedm.attrs["missing"]) == ["lattice_parameters", "space_group", "seed_orientations"]
         link = entry["instrument/det"].get("data", getlink=True)
         assert isinstance(link, h5py.ExternalLink)
         assert not Path(link.filename).is_absolute()
