@@ -10,8 +10,7 @@ from tempfile import mkdtemp
 import numpy as np
 
 from hedmlive.simulators import GOLD, Grain, simulated_station
-from hedmlive.streaming import Axis, Frame, Planned, Recipe, Reducer, join
-from hedmlive.streaming.curves import Curves
+from hedmlive.streaming import Axis, Curves, Frame, Planned, Recipe, Reducer, join
 
 OMEGA, DTY = np.arange(0.0, 360.0, 2.0), np.arange(-0.14, 0.15, 0.02)
 GRAIN = Grain(
