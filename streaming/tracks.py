@@ -178,8 +178,9 @@ class _Rows:
         """Make room for new rows; return the new place of each row if they moved, -1 if it is gone.
 
         When the memory is full, rows that were taken are forgotten if they are a third or more; if that is not enough,
-        or far too much, half as much again as is needed is taken, or a few thousand rows: with 500 peaks a frame, to move
-        the rows that stay less often took a quarter off what tracks cost. More than the near cache holds costs more.
+        or far too much, half as much again as is needed is taken, or a few thousand rows. With these, rows that stay
+        move less often: a quarter off what the tracks of 500 peaks a frame cost. More than the near cache holds costs
+        more.
         """
         if self.n + n_new <= self._whole.shape[1]:
             return None
