@@ -88,6 +88,11 @@ class DetectorReduction:
         return self._recipe.background != "constant" and self._corrections.dark is None and self._reducer is None
 
     @property
+    def dark(self) -> np.ndarray | None:
+        """The dark that is subtracted, if it is known before the run."""
+        return self._corrections.dark
+
+    @property
     def takes_median(self) -> bool:
         """Whether the background is the median of the first frames."""
         return self._median

@@ -106,6 +106,11 @@ class KeepingSink:
         if batch > len(self.tables[table]):
             self.tables[table].append(columns)
 
+    def update(self, metadata: Mapping[str, Any]) -> None:
+        """Say more of the reduction."""
+        self._answer()
+        self.metadata |= metadata
+
     def close_reduction(self, metadata: Mapping[str, Any]) -> None:
         """Say that the reduction is over."""
         self._answer()

@@ -15,7 +15,7 @@ import numpy as np
 from ..streaming import ArchiveError, DocumentError, Reducer, SettingsError
 from .detector import DetectorReduction
 from .parts import Parts
-from .problems import Problems
+from .problems import Problem, Problems, logger
 from .progress import Progress, RunResult
 from .publisher import Publisher, ResultSink, make_sink, preload_sink
 from .raw_archive import RawArchive
@@ -25,6 +25,7 @@ from .settings import BLOCK, Settings, load_settings
 from .worker import Backlog
 
 SinkMaker = Callable[[], ResultSink]
+Told = Callable[[Problem], object]
 
 _KEPT_RUNS = 16
 
@@ -71,6 +72,7 @@ class HedmLive:
         self.results: dict[str, RunResult] = {}
         self._sink = sink if sink is not None or self.settings.tiled is None else _tiled_sink(self.settings)
         self._runs: dict[str, _LiveRun] = {}
+        self._told: list[Told] = []
         self._parts = parts or Parts()
         self._router = Router(self.settings, self._accept, self.problems)
         for number in range(len(self.settings.detectors)):
@@ -117,6 +119,14 @@ class HedmLive:
         """Return the publisher of a run, the newest by default."""
         return self._runs[uid or next(reversed(self._runs))].publisher if self._runs else None
 
+    def on_warning(self, callback: Told) -> None:
+        """Call a function with each `Problem` of a run as soon as it is known, warnings of metadata among them.
+
+        It is called in the thread that reduces the run, which waits for it: a function that takes long should hand over
+        to a thread of its own. What it raises is logged, and costs nothing else.
+        """
+        self._told.append(callback)
+
     def wait(self, timeout: float | None = None) -> dict[str, RunResult]:
         """Wait until every run that has stopped is reduced and published; return the results so far."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -150,7 +160,8 @@ class HedmLive:
 
     def _accept(self, start: Mapping[str, Any]) -> "_LiveRun":
         uid = str(start["uid"])
-        run = _LiveRun(self.settings, start, self._sink, self._parts, partial(self.results.__setitem__, uid))
+        done = partial(self.results.__setitem__, uid)
+        run = _LiveRun(self.settings, start, self._sink, self._parts, done, self._told)
         self._runs[uid] = run
         over = [each for each, old in self._runs.items() if old.over]
         for each in over[: max(0, len(self._runs) - _KEPT_RUNS)]:
@@ -169,12 +180,15 @@ class _LiveRun:
         sink: SinkMaker | None,
         parts: Parts,
         done: Callable[[RunResult], None],
+        told: list[Told],
     ) -> None:
         self._settings = settings
         self._start = start
         self._sink = sink
         self._parts = parts
         self._done = done
+        self._told = told
+        self._n_told = 0
         self._problems = Problems(str(start["uid"]))
         folder, stem = settings.archive.folder, run_stem(settings, start)
         self._reduced_path = folder / f"{stem}_reduced.h5"
@@ -271,13 +285,25 @@ class _LiveRun:
             self.publisher = self._make_publisher(reduction)
             while not self._backlog.drained:
                 self._step(reduction)
+                self._tell()
             self._end(reduction)
         except Exception as error:
             # Nobody would see it otherwise; and what keeps coming must not pile up.
             why = f"{type(error).__name__}: {error}"
             self._problems.add("reducer", f"the reduction of the run ended ({why}); replay its raw archive")
+            self._tell()
             while not self._backlog.drained:
                 self._backlog.get(timeout=0.1)
+
+    def _tell(self) -> None:
+        """Hand the new problems on to who wants to hear of them."""
+        for problem in self._problems.kept[self._n_told :]:
+            self._n_told += 1
+            for callback in self._told:
+                try:
+                    callback(problem)
+                except Exception:
+                    logger.exception("a function of on_warning failed; the run goes on")
 
     def _make_publisher(self, reduction: RunReduction) -> Publisher | None:
         tiled = self._settings.tiled
@@ -294,6 +320,7 @@ class _LiveRun:
                 f"{self._backlog.n_lost} documents did not fit into memory and no raw archive has them",
             )
         result = reduction.finish()
+        self._tell()
         self._done(result)
         if self.publisher is not None:
             self.publisher.finish({"digest": next(iter(result.digests.values()), "")})

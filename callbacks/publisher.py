@@ -52,6 +52,10 @@ class ResultSink(Protocol):
         """Append a batch; a second time does nothing. Raises PublishError when it is refused for good."""
         ...
 
+    def update(self, metadata: Mapping[str, Any]) -> None:
+        """Say more of a reduction that goes on."""
+        ...
+
     def close_reduction(self, metadata: Mapping[str, Any]) -> None:
         """Say that the reduction is over, and how."""
         ...
@@ -158,6 +162,7 @@ class Publisher:
         self._gave_up = threading.Event()
         self._sinks: dict[int, ResultSink] = {}
         self._sent: dict[tuple[int, str], tuple[int, int]] = {}
+        self._n_noted: dict[int, int] = {}
         self._pending_lags: list[tuple[int, float]] = []
         self.lag = Lags()
         self.n_rows = 0
@@ -223,6 +228,7 @@ class Publisher:
     def _publish(self) -> None:
         for attempt in self._archive.attempts:
             sink = self._sink(attempt)
+            self._note_warnings(sink, attempt)
             # Frames last: who sees a frame finds its peaks; tracks first of all, they are what is waited for.
             for table in ("tracks", "members", "peaks", "links", "frames"):
                 self._send(sink, attempt, table)
@@ -261,6 +267,14 @@ class Publisher:
             self._sent[attempt, table] = (batch, first)
         if table == "frames":
             self._note_lags(first)
+
+    def _note_warnings(self, sink: ResultSink, attempt: int) -> None:
+        """Publish what was said since; how often it came is known when the run is over."""
+        n_kept = len(self._problems.kept)
+        if n_kept > self._n_noted.get(attempt, 0):
+            guards = [problem.as_dict() for problem in self._problems.warnings]
+            sink.update({"warnings": self._problems.lines(), "guards": guards})
+            self._n_noted[attempt] = n_kept
 
     def _note_lags(self, n_frames: int) -> None:
         now = self._clock()

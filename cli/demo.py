@@ -19,6 +19,7 @@ from bluesky import RunEngine
 from bluesky.callbacks.core import CallbackBase
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from ..callbacks import (
     HedmLive,
@@ -277,6 +278,8 @@ class _Watcher(threading.Thread):
         if brightest:
             table.add_row("brightest open one", brightest)
         table.add_row("seen over Tiled", f"{self._seen} tracks")
+        for problem in progress.warnings[:3]:
+            table.add_row("warning", Text(problem.message, "yellow"))
         if publisher is not None:
             table.add_row("lag to published", f"{publisher.lag.percentile(50):.2f} s (median)")
         return table

@@ -31,7 +31,16 @@ def show_run(n_frames: int | None) -> Generator[Callable[[RunProgress], None]]:
     )
     with Progress(*columns, console=error_console, disable=not error_console.is_terminal) as bar:
         task = bar.add_task("", total=n_frames, peaks=0, tracks=0)
-        yield lambda run: bar.update(task, completed=run.n_frames, peaks=run.n_peaks, tracks=run.n_tracks)
+        told: set[tuple[str, str]] = set()
+
+        def update(run: RunProgress) -> None:
+            for problem in run.warnings:
+                if (problem.kind, problem.message) not in told and error_console.is_terminal:
+                    told.add((problem.kind, problem.message))
+                    error_console.print(f"! {problem}", style="yellow", markup=False)
+            bar.update(task, completed=run.n_frames, peaks=run.n_peaks, tracks=run.n_tracks)
+
+        yield update
 
 
 def show_result(result: RunResult) -> None:
@@ -44,6 +53,7 @@ def show_result(result: RunResult) -> None:
         ("peaks", str(progress.n_peaks)),
         ("tracks", str(progress.n_tracks)),
         *(("written", str(path)) for path in (result.raw, result.reduced) if path is not None),
+        *([("missing", f"{', '.join(result.missing)} (hedmlive doctor)")] if result.missing else []),
         *(("digest", f"{digest}  reduction_{attempt:04d}") for attempt, digest in result.digests.items()),
     ]
     for name, value in rows:
