@@ -48,5 +48,7 @@ class RunResult:
     "Counts."
     problems: tuple[str, ...]
     "What went wrong, a line each."
+    missing: tuple[str, ...] = ()
+    "What a reconstruction wants and the raw archive has not, as `L1` or `energy`."
     warnings: tuple[Problem, ...] = ()
     "Those of them that guards of metadata said, by the first frame that shows it."

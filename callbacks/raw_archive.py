@@ -94,8 +94,8 @@ class RawArchive:
                 # A malformed document is archived as it is.
                 with suppress(KeyError, TypeError, ValueError, IndexError, AttributeError):
                     archived = self._images.push(name, doc)
-                with suppress(KeyError, TypeError, ValueError, IndexError, AttributeError, HedmLiveError):
-                    self._scan.push(name, doc)
+                self._scan.push_any(name, doc)
+                with suppress(KeyError, TypeError, ValueError, AttributeError, HedmLiveError):
                     self._link_early(name, doc)
                 line, lost = encode(name, archived)
                 self._lines.append(line)

@@ -6,14 +6,16 @@ first detector. When the run is over its place is taken by what the reduction kn
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import h5py
 import numpy as np
 from event_model import unpack_event_page
 
-from ..streaming import SCAN_ROLES
+from ..streaming import SCAN_ROLES, HedmLiveError
 from .hdf5 import dataset, nexus_group, write_rows
+from .hedm_group import RunSummary
 from .pending import Described, describe
 from .problems import Problems
 from .roles import Roles
@@ -58,7 +60,8 @@ class ScanTable:
         timed = tuple(dict.fromkeys("omega" if role.startswith("omega") else role for role in settings.roles))
         self._scalars = scalars
         self._timed = tuple(role for role in timed if role == "omega" or role in scalars)
-        names = ("time", "omega_start", "omega_end", *scalars, *(f"{role}_time" for role in self._timed))
+        self._stamp_names = tuple(f"{role}_time" for role in self._timed)
+        names = ("time", "omega_start", "omega_end", *scalars, *self._stamp_names)
         self._columns = {name: np.full(0, -1, np.int64) for name in _INTEGERS}
         self._columns |= {name: np.full(0, math.nan) for name in names}
         self._n = 0
@@ -68,8 +71,13 @@ class ScanTable:
             made = group.create_dataset(name, (0,), values.dtype, maxshape=(None,), chunks=(1 << 10,))
             made.attrs["units"] = {"time": "s"}.get(name.rsplit("_", 1)[-1], "degree" if "omega" in name else "")
 
-    def push(self, name: str, doc: Mapping[str, Any]) -> None:
+    def push_any(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take in one document; a malformed one is left to those who name it."""
+        with suppress(KeyError, TypeError, ValueError, IndexError, AttributeError, HedmLiveError):
+            self.push(name, doc)
+
+    def push(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take in one document."""
         if name == "descriptor":
             self._descriptor(doc)
         elif name == "stream_resource":
@@ -103,6 +111,24 @@ class ScanTable:
         found = {f"{role}_time": self._columns[f"{role}_time"] for role in self._timed}
         made = {name: np.append(values[: self._n], math.nan)[frames] for name, values in found.items()}
         return {name: values for name, values in made.items() if np.isfinite(values).any()}
+
+    def summary(self, start: Mapping[str, Any], stop: Mapping[str, Any]) -> RunSummary:
+        """Return what the documents so far say of the run."""
+        came = np.flatnonzero(self._columns["frame"][: self._n] >= 0)
+        sources = dict(self._roles.sources)
+        planned = None
+        if self._followed is not None:
+            planned = self._trajectory.source_of_omega(self._followed, sources)
+        if planned is not None:
+            sources["omega"] = planned
+        scalars = {role: self._roles.raw(role, {}) for role in ("lattice_parameters", "space_group")}
+        return RunSummary(
+            columns={name: values[came] for name, values in self._columns.items() if name not in self._stamp_names},
+            sources=sources,
+            scalars={role: value for role, value in scalars.items() if value is not None},
+            start=start,
+            stop=stop,
+        )
 
     def is_of_frames(self, key: str) -> bool:
         """Tell whether images of a data key can only be frames so far: no dark stream has told of it."""

@@ -185,6 +185,7 @@ class RunReduction:
             reduced=None if self.archive is None else self.archive.path,
             digests=digests,
             progress=self.progress,
+            missing=self._missing,
             problems=tuple(self.problems.lines()),
             warnings=self.problems.warnings,
         )

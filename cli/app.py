@@ -212,6 +212,23 @@ def digest(file: Annotated[Path, typer.Argument(help="Reduced archive (*_reduced
 
 
 @app.command()
+def doctor(
+    archive: Annotated[Path, typer.Argument(help="Raw archive (*_raw.h5): finished, growing, or of a killed process.")],
+    wanted: Annotated[
+        str, typer.Option("--for", help="What is to be reconstructed: near-field, far-field or both.")
+    ] = "both",
+) -> None:
+    """Show what a raw archive has and lacks for a reconstruction, and what looks wrong.
+
+    Each value stands with its unit, its source and the time it was taken. Exit code 1 if something is missing.
+    """
+    from .doctor import run_doctor
+
+    if not run_doctor(archive, wanted):
+        raise typer.Exit(1)
+
+
+@app.command()
 def neighbours(
     source: Annotated[
         str, typer.Argument(help="Raw archive (.h5), documents, tiled:// or databroker://, or settings (.yml) alone.")
