@@ -1,5 +1,6 @@
 """Area detectors of HEDM stations, and the files that they write. PVs come from the settings."""
 
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from ophyd.areadetector.filestore_mixins import (
     FileStorePluginBase,
 )
 from ophyd.areadetector.plugins import FileBase, HDF5Plugin_V34
+from ophyd.device import Staged
 
 from ..streaming.errors import SettingsError
 
@@ -133,11 +135,38 @@ class HedmAreaDetector(SingleTrigger, DetectorBase):
         **kwargs: Any,
     ) -> None:
         super().__init__(prefix, name=name, **kwargs)
+        # What reads as an image is the file's reference to it, and ophyd reads no part of a detector unasked.
+        self.read_attrs = ["hdf5"]
+        self.hdf5.read_attrs = []
         self.hdf5.write_path_template = write_path
         self.hdf5.read_path_template = read_path
         self._of_mode = {"step": dict(step_signals or {}), "fly": dict(fly_signals or {})}
         self.mode = ""
         self.use_step()
+
+    def stage(self) -> list[object]:
+        """Set it up and open a file."""
+        return super().stage() or [self]  # ophyd's triggers forget to say what they staged
+
+    def unstage(self) -> list[object]:
+        """Close the file and put back what staging has changed."""
+        return super().unstage() or [self]
+
+    def trigger(self) -> Any:
+        """Take one frame.
+
+        Raises
+        ------
+        SettingsError
+            The detector is not staged.
+        """
+        if self._staged != Staged.yes:
+            raise SettingsError(f"detector {self.name!r} was triggered unstaged: stage it first")
+        # ophyd's own returns what its callback has replaced by None where the frame was faster than the call.
+        self._status = status = self._status_type(self)
+        self.generate_datum(self._image_name, time.time(), {})
+        self._acquisition_signal.put(1, wait=False)
+        return status
 
     def use_step(self) -> None:
         """From the next staging on, take one frame a trigger, with the settings' `step` signals."""
