@@ -274,6 +274,11 @@ class SimStreamHDF5Detector(_SimFileDetector):
         self._compose: Any = None
         self._n_announced = 0
 
+    def read(self) -> dict[str, Any]:
+        """Read all but the image; a point that is read holds its latest frame, not one from before a pause."""
+        self._n_announced = max(self._n_announced, self._n_taken - 1)
+        return super().read()
+
     def get_index(self) -> int:
         """Frames on disk in this staging."""
         return self._n_taken
