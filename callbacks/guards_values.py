@@ -94,11 +94,13 @@ class DistanceGuard:
         """
         known = {name: roles[name] for name in self._names if not math.isnan(roles.get(name, math.nan))}
         values = {name: value for name, value in known.items() if name in read}
-        if values == self._last and all(math.isnan(planned(name)) for name in values):
+        told = [name for name in self._names if not math.isnan(planned(name))]
+        if values == self._last and not told:
             return
         allowed = self._tolerance or 1e-3 * max(map(abs, known.values()))
         for name, value in values.items():
-            yield from self._own(frame, name, value, planned(name), allowed, sweeps=sweeps)
+            # Where the plan moves a distance, the stage has to move with it.
+            yield from self._own(frame, name, value, planned(name), allowed, sweeps=sweeps and not told)
         if self._stage in values:
             yield from self._between(frame, values, roles, allowed)
         self._last = values
