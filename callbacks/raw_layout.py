@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .hdf5 import dataset, nexus_group, subgroup
+from .hdf5 import NotYet, dataset, nexus_group, open_growing, subgroup
 from .hedm_group import RunSummary, Taken, image_place, is_changing, iso_time, unit_of, write_hedm, write_value
 from .settings import Settings
 
@@ -40,6 +40,7 @@ def write_summary(file: h5py.File, path: Path, settings: Settings, summary: RunS
         monochromator = nexus_group(subgroup(entry, "instrument"), "monochromator", "NXmonochromator")
         monochromator["energy"] = h5py.SoftLink("/entry/hedm/energy")
     _write_plots(file, settings)
+    _write_modules(entry, path, settings)
     _write_exchange(file, settings, summary)
     entry.attrs["problems"] = [*summary.problems, *problems] or [""]
     return problems
@@ -177,6 +178,45 @@ def _write_plots(file: h5py.File, settings: Settings) -> None:
             first = False
 
 
+def _write_modules(entry: h5py.Group, path: Path, settings: Settings) -> None:
+    """Show the frames of several detectors of one kind as one stack: frame, module, row, column."""
+    groups = [entry.get(f"instrument/{detector.name}") for detector in settings.detectors]
+    whole = [each for each in groups if isinstance(each, h5py.Group) and "frame" in each]
+    sources = [_source_of(each, path.absolute().parent) for each in whole]
+    found = [each for each in sources if each is not None]
+    if len(groups) < 2 or len(found) < len(groups):
+        return
+    numbers = [np.asarray(each["frame"]) for each in whole]
+    alike = {(each.shape[1:], each.dtype) for each in found}
+    if len(alike) > 1 or any(not np.array_equal(each, numbers[0]) for each in numbers):
+        return
+    layout = h5py.VirtualLayout((len(numbers[0]), len(found), *found[0].shape[1:]), found[0].dtype)
+    for module, source in enumerate(found):
+        layout[:, module] = source[: len(numbers[0])]
+    modules = nexus_group(entry, "modules", "NXdata")
+    modules.create_virtual_dataset("data", layout).attrs["units"] = "counts"
+    modules["module"] = [detector.name for detector in settings.detectors]
+    modules["frame"] = numbers[0]
+    modules.attrs.update(signal="data", axes=["frame", "module", ".", "."])
+
+
+def _source_of(group: h5py.Group, folder: Path) -> h5py.VirtualSource | None:
+    """Return the images of a detector as a part of a virtual dataset; None if there are none to be had."""
+    link = group.get("data", getlink=True)
+    if not isinstance(link, h5py.ExternalLink):
+        return None if link is None else h5py.VirtualSource(".", f"{group.name}/data", *_form(dataset(group, "data")))
+    try:
+        # Not through the link: the detector, or a reader of ours, may have its file open.
+        with open_growing(folder / str(link.filename)) as file:
+            return h5py.VirtualSource(str(link.filename), str(link.path), *_form(dataset(file, str(link.path))))
+    except (NotYet, KeyError):
+        return None
+
+
+def _form(data: h5py.Dataset) -> tuple[tuple[int, ...], np.dtype]:
+    return data.shape, data.dtype
+
+
 def _omega_of(entry: h5py.Group, detector: h5py.Group) -> np.ndarray | None:
     """Return the middle of omega for each row of a detector's frames; None if it is not known of all."""
     if "hedm/omega_per_frame" not in entry or "frame" not in detector:
@@ -194,7 +234,8 @@ def _write_exchange(file: h5py.File, settings: Settings, summary: RunSummary) ->
     detector = entry.get(f"instrument/{settings.detectors[0].name}")
     if not isinstance(detector, h5py.Group) or detector.get("data", getlink=True) is None:
         return
-    exchange = nexus_group(file, "exchange", "NXcollection")
+    # Of no class: NeXus knows nothing but entries at the root.
+    exchange = file.require_group("exchange")
     exchange["data"] = h5py.SoftLink(str(detector.name) + "/data")
     if detector.get("dark", getlink=True) is not None:
         exchange["data_dark"] = exchange["dark"] = h5py.SoftLink(str(detector.name) + "/dark")

@@ -102,8 +102,10 @@ class RawArchiveReader:
             if detector.attrs.get("data_key") == doc.get("data_key", "") and "sparse" in detector:
                 return copied_resource(doc, self.path, name)
             copied: dict[str, str] = json.loads(str(detector.attrs.get("copied", "{}")))
-            if doc["uid"] in copied:
-                return _in_archive(doc, self.path, copied[doc["uid"]])
+            # A resource of the older kind is known by a longer uid, which holds its own.
+            place = next((place for uid, place in copied.items() if str(doc["uid"]) in uid), None)
+            if place is not None:
+                return _in_archive(doc, self.path, place)
         return doc
 
 
