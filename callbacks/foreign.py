@@ -113,8 +113,8 @@ class Scan:
 
     @property
     def first(self) -> Path:
-        """The first detector's file."""
-        return next(iter(self.paths.values()))
+        """The file of the first detector that has one."""
+        return next((path for path in self.paths.values() if path.exists()), next(iter(self.paths.values())))
 
     @property
     def name(self) -> str:

@@ -180,6 +180,8 @@ def _members(path: Path, match: re.Match[str]) -> list[tuple[int, Path]]:
     """Return numbers and files of a series, those with as many digits as it has."""
     width, prefix, suffix = len(match["number"]), match["prefix"], match["suffix"]
     found: list[tuple[int, Path]] = []
+    if not path.parent.is_dir():
+        return found
     with os.scandir(path.parent) as entries:
         for entry in entries:
             name = entry.name
@@ -224,7 +226,7 @@ def _first_tiff(path: Path) -> np.ndarray:
         # A damaged file makes its reader raise anything.
         raise FrameError(f"{path}: not a TIFF image that can be read ({' '.join(str(error).split())})") from None
     if image.ndim != 2 or image.dtype.kind not in "uif":
-        raise ReplayError(f"{path}: holds {image.dtype} of shape {image.shape}; wanted one image of rows and columns")
+        raise FrameError(f"{path}: holds {image.dtype} of shape {image.shape}; wanted one image of rows and columns")
     return image
 
 

@@ -30,7 +30,7 @@ def detectors_of(path: Path, settings: Settings) -> dict[str, Path]:
             texts = _texts(pattern, name)
             if texts is not None:
                 found = {keys[each]: base / _filled(other, texts) for each, other in patterns.items()}
-                return {key: first_of(file) for key, file in found.items() if file.exists()}
+                return {key: first_of(file) for key, file in found.items()}
     if len(keys) == 1:
         return {settings.detectors[0].image: path}
     raise SettingsError(f"watch: no pattern of {patterns} matches {path.name}; wanted one to know its detector")
@@ -50,7 +50,11 @@ def scans_in(folder: Path, settings: Settings) -> list[dict[str, Path]]:
             texts = _texts(pattern, path.relative_to(folder).as_posix())
             if texts is not None:
                 scans.setdefault(tuple(texts), {})[keys[detector]] = path
-    return [scans[texts] for texts in sorted(scans)]
+    # Of a detector whose file is not there yet it is known how that will be called.
+    return [
+        {key: scans[texts].get(key, folder / _filled(patterns[name], texts)) for name, key in keys.items()}
+        for texts in sorted(scans)
+    ]
 
 
 def _patterns(settings: Settings) -> Mapping[str, str]:
