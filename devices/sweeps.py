@@ -6,7 +6,7 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-from bluesky.utils import RunEngineControlException, short_uid
+from bluesky.utils import FailedPause, RunEngineControlException, short_uid
 
 from .darks import Plan
 from .fly import Flyer, FrameStream
@@ -130,6 +130,8 @@ def fly_sweep(
 
 def end_of(error: BaseException) -> dict[str, str]:
     """Return how a run is closed after an error."""
+    if isinstance(error, FailedPause):
+        return {"exit_status": "abort", "reason": "a flying scan cannot be paused in its middle"}
     if isinstance(error, RunEngineControlException):
         return {"exit_status": str(getattr(error, "exit_status", "abort"))}
     return {"exit_status": "fail", "reason": str(error)}
