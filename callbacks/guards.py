@@ -7,7 +7,6 @@ documents and frames alone, so that a replay says the same. State does not grow 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -163,8 +162,8 @@ class Guards:
             yield Warned(kind="frame-dark", text=text, frame=frame, cause="beam")
         sweeps = path is not None and frame in path
         sweeps = sweeps or (reads_omega and self._omega.on_course(pending.point, omega))
-        planned = partial(_planned, path, frame)
-        yield from self._distance.push(frame, roles, self._read(sources), planned, sweeps=sweeps)
+        plan = _planned(path, frame, self._distance.names)
+        yield from self._distance.push(frame, roles, self._read(sources), plan, sweeps=sweeps)
         if reads_omega and not math.isnan(omega) and frame >= self._settings.trajectory.skip_first:
             yield from self._named(self._of_omega(pending, followed, omega))
         if path is None:
@@ -216,8 +215,8 @@ def message(warned: Warned) -> str:
     return warned.text if do is None else f"{warned.kind}: {warned.text}; {do}"
 
 
-def _planned(path: Path | None, frame: int, role: str) -> float:
-    """Return where the plan puts a role in a frame; NaN if it does not move it."""
-    if path is None or role not in path.positions or frame not in path:
-        return math.nan
-    return float(path.positions[role][frame - path.first])
+def _planned(path: Path | None, frame: int, roles: Iterable[str]) -> dict[str, float]:
+    """Return where the plan puts those of some roles that it moves in a frame."""
+    if path is None or frame not in path:
+        return {}
+    return {role: float(path.positions[role][frame - path.first]) for role in roles if role in path.positions}

@@ -18,6 +18,9 @@ _LOOK = 3
 _LONGEST_SHIFT = 16
 """Steps up to which a jump is a loss; a longer one is the way to another part of the scan."""
 _SHORT_BACK = 4
+_WHOLE = 0.15
+"""What a number of steps may differ from a whole one."""
+_MEAN_OF = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,8 @@ class OmegaGuard:
             self._odd.append(now)
             return self._judge(back=False) if len(self._odd) >= _LOOK else []
         found = self._judge(back=True) if self._odd else []
+        self._n_moves = min(self._n_moves + 1, _MEAN_OF)
+        self._move += away / gap / self._n_moves
         self._last = now
         return found
 
@@ -227,6 +232,7 @@ class OmegaGuard:
             self._move, self._n_moves = move, 1 if abs(move) >= 1e-9 else 0
             return []
         self._n_moves += 1
+        self._move += (move - self._move) / self._n_moves
         if self._n_moves < _STEADY:
             return []
         self._lines += 1
@@ -256,7 +262,8 @@ class OmegaGuard:
             return []
         shift = round(ahead[0])
         self._last = odd[-1]
-        shifted = small and all(abs(each - shift) <= self._tolerance for each in ahead)
+        # Less than a half: the next of several interlaced passes begins between the steps.
+        shifted = small and all(abs(each - shift) <= _WHOLE for each in ahead)
         if shifted and -_SHORT_BACK <= shift <= _LONGEST_SHIFT:
             kind = "omega-missing" if shift > 0 else "omega-repeated" if shift == -1 and stands else "omega-backwards"
             text = f"omega goes from {last.omega:.6g} to {first.omega:.6g} degrees, after steps of {move:.6g}"

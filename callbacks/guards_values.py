@@ -74,11 +74,10 @@ class DistanceGuard:
         self._tolerance = settings.distance_tolerance
         self._first: dict[str, tuple[float, float]] = {}
         self._last: dict[str, float] = {}
-        self._names = (*_DISTANCES, self._stage)
+        self.names = (*_DISTANCES, self._stage)
+        "Roles that are looked at."
 
-    def push(
-        self, frame: int, roles: Roles, read: Collection[str], planned: Callable[[str], float], *, sweeps: bool
-    ) -> Iterator[Warned]:
+    def push(self, frame: int, roles: Roles, read: Collection[str], plan: Roles, *, sweeps: bool) -> Iterator[Warned]:
         """Look at the distances of a frame.
 
         Parameters
@@ -87,20 +86,19 @@ class DistanceGuard:
             The frame, and its roles.
         read
             Roles that are read with every frame.
-        planned
-            Gives where the plan puts a role in this frame; NaN if it does not move it.
+        plan
+            Where the plan puts those roles in this frame that it moves.
         sweeps
             Whether omega goes on as in the frames before.
         """
-        known = {name: roles[name] for name in self._names if not math.isnan(roles.get(name, math.nan))}
-        values = {name: value for name, value in known.items() if name in read}
-        told = [name for name in self._names if not math.isnan(planned(name))]
-        if values == self._last and not told:
+        values = {name: roles[name] for name in self.names if name in read and not math.isnan(roles[name])}
+        if values == self._last and not plan:
             return
-        allowed = self._tolerance or 1e-3 * max(map(abs, known.values()))
+        known = [abs(roles[name]) for name in self.names if not math.isnan(roles.get(name, math.nan))]
+        allowed = self._tolerance or 1e-3 * max(known, default=0.0)
         for name, value in values.items():
             # Where the plan moves a distance, the stage has to move with it.
-            yield from self._own(frame, name, value, planned(name), allowed, sweeps=sweeps and not told)
+            yield from self._own(frame, name, value, plan.get(name, math.nan), allowed, sweeps=sweeps and not plan)
         if self._stage in values:
             yield from self._between(frame, values, roles, allowed)
         self._last = values
