@@ -16,6 +16,8 @@ from event_model import ComposeStreamResource
 
 from ..streaming.errors import FrameError
 
+_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
+
 Assets = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -208,12 +210,15 @@ class PluginFrames(HDF5Frames):
         return str(getattr(self._plugin, "prefix", "") or self._plugin.name)
 
     def _described(self) -> tuple[int, int, str]:
-        if not self.get_index():
+        try:
             return super()._described()
-        # A file that is not written in SWMR mode cannot be opened yet; the plugin knows what it has captured.
-        size = self._plugin.array_size
-        dtype = np.dtype(str(self._plugin.data_type.get()).lower()).newbyteorder("<").str
-        return int(size.height.get()), int(size.width.get()), dtype
+        except FrameError:
+            # A file that is not written in SWMR mode cannot be opened yet; the plugin knows what it has captured.
+            size = self._plugin.array_size
+            shape, kind = (int(size.height.get()), int(size.width.get())), str(self._plugin.data_type.get()).lower()
+            if kind not in _DTYPES or not all(shape) or not self.get_index():
+                raise
+            return *shape, np.dtype(kind).newbyteorder("<").str
 
 
 class FileFrames(HDF5Frames):

@@ -1,5 +1,6 @@
 """One sweep of the rotation, in steps or on the fly: what the scans are made of."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -8,8 +9,11 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import FailedPause, RunEngineControlException, short_uid
 
+from ..streaming.errors import FrameError
 from .darks import Plan
 from .fly import Flyer, FrameStream
+
+logger = logging.getLogger("hedmlive")
 
 PRIMARY = "primary"
 """Name of the stream of frames."""
@@ -40,8 +44,14 @@ class Collector:
         told = before = self._stream.n_told
         while self._stream.n_ready() > told:
             if not self.declared:
-                self.declared = True
+                try:
+                    self._stream.describe_collect()
+                except FrameError as error:
+                    # Counted, but not in the file yet: there is another look.
+                    logger.warning("%s", error)
+                    break
                 yield from bps.declare_stream(self._stream, name=self._name, collect=True)  # pyright: ignore[reportArgumentType]
+                self.declared = True
             yield from bps.collect(self._stream, name=self._name, return_payload=False)  # pyright: ignore[reportArgumentType]
             if self._stream.n_told == told:
                 break
