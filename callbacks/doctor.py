@@ -1,5 +1,6 @@
 """What a raw archive has, and what it lacks, for a near-field and a far-field reconstruction."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -35,6 +36,7 @@ _MAY_SHARE = {"L1", "L2"}
 _STALE = 86_400.0
 "A value taken longer before the run, seconds, may be of another beamtime."
 _LOOKED_AT = 8
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,8 @@ def _told(
 
 
 def _memory() -> h5py.File:
-    return h5py.File("hedmlive-doctor", "w", driver="core", backing_store=False)
+    # In memory alone; but two that are open want two names.
+    return h5py.File(f"hedmlive-doctor-{next(_NUMBERS)}", "w", driver="core", backing_store=False)
 
 
 def _taken(table: ScanTable, summary: RunSummary) -> Taken:
@@ -270,10 +273,11 @@ def _of_stack(group: h5py.Group, detector: str, name: str) -> Finding:
     if link is None:
         advice = "no images in the archive: say hedm: {frames: copy}, or replay from the files"
         return Finding(item=item, state="missing", needed=_BOTH, advice=advice)
-    if name not in group:
+    try:
+        data = dataset(group, name)
+    except KeyError:
         advice = f"the link leads to {where or 'a file'}, which is not there: move the file back beside the archive"
         return Finding(item=item, state="missing", source=where, needed=_BOTH, advice=advice)
-    data = dataset(group, name)
     lost = sorted({each.file_name for each in data.virtual_sources()} if data.is_virtual else set[str]())
     folder = Path(str(data.file.filename)).parent
     lost = [each for each in lost if each != "." and not (folder / each).exists()]
