@@ -78,6 +78,8 @@ def test_compressed_images_that_are_full_and_empty_by_turns_are_the_same_too():
     for image in (full, few, few, full, full, few):
         lit, wanted = one.push(compressed(image)), two.push(image)
         assert listed(lit) == listed(wanted)
+        assert lit.runs is not None
+        assert wanted.runs is not None
         assert (lit.runs[:, :-1] == wanted.runs[:, :-1]).all()
         assert (lit.runs[2] == wanted.runs[2]).all()
         one.take_back(lit)
