@@ -129,7 +129,7 @@ def _taken(table: ScanTable, summary: RunSummary) -> Taken:
 def _finding_of_end(reader: RawArchiveReader, stop: Mapping[str, Any]) -> Finding:
     if reader.finished and stop.get("exit_status") == "success":
         return Finding(item="run", state="ok", value="finished, success")
-    if not stop:
+    if not stop or not reader.finished:
         value = "finished without a stop document" if reader.finished else "not finished: still running, or killed"
         advice = "replay it to reduce what came; its documents are whole up to the last flush"
         return Finding(item="run", state="doubtful", value=value, advice=advice)
