@@ -9,7 +9,7 @@ import bz2
 import gzip
 import io
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ HEXOMAP_PEAKS = "multipart/related;type=application/x-hexomap-peaks"
 FABIO_SERIES = "multipart/related;type=application/x-fabio"
 FABIO_FRAMES = "application/x-fabio"
 
+_WINDOW = 1 << 20
 _BLOCK = struct.Struct("<I4HI2H")
 _BLOCK_MARK = 0xFEEDBEEF
 _BLOCK_NAMES = ("PeakFile", "PixelCoord0", "PixelCoord1", "Intensity", "PeakID")
@@ -76,10 +77,23 @@ class _HDF5Lists:
         self._path = path
         self._group = str(parameters.get("dataset") or "/")
         self._file: h5py.File | None = None
+        self._window = (0, 0)
+        self._columns: list[np.ndarray] = []
 
     def _opened(self) -> h5py.Group:
         self._file = self._file or open_growing(self._path)
         return self._file if self._group == "/" else subgroup(self._file, self._group)
+
+    def _listed(self, group: h5py.Group, names: Sequence[str], first: int, end: int) -> list[np.ndarray]:
+        """Return rows first to end (exclusive) of columns, read a million at a time.
+
+        Their chunks are larger than HDF5 keeps: to read a few rows anew means to decompress a whole one each time.
+        """
+        if not self._columns or not self._window[0] <= first <= end <= self._window[1]:
+            self._window = (first, max(end, min(first + _WINDOW, len(dataset(group, names[0])))))
+            self._columns = [dataset(group, name)[slice(*self._window)] for name in names]
+        start = self._window[0]
+        return [column[first - start : end - start] for column in self._columns]
 
     def close(self) -> None:
         """Close the file."""
@@ -95,10 +109,9 @@ class FrameCacheHDF5Reader(_HDF5Lists):
         """Return one frame."""
         group = self._opened()
         first, end = (int(place) for place in dataset(group, "frame_ids")[2 * index : 2 * index + 2])
-        values = dataset(group, "data")[first:end].reshape(-1)
-        places = dataset(group, "indices")[first:end]
+        values, places = self._listed(group, ("data", "indices"), first, end)
         rows, cols = (int(n) for n in dataset(group, "shape")[()])
-        return summed((rows, cols), places[:, 0], places[:, 1], values, values.dtype)
+        return summed((rows, cols), places[:, 0], places[:, 1], values.reshape(-1), values.dtype)
 
 
 class ImageD11Reader(_HDF5Lists):
@@ -115,7 +128,7 @@ class ImageD11Reader(_HDF5Lists):
             self._ends = np.cumsum(dataset(group, "nnz")[()], dtype=np.int64)
         end = int(self._ends[index])
         first = int(self._ends[index - 1]) if index else 0
-        row, col, value = (dataset(group, name)[first:end] for name in ("row", "col", "intensity"))
+        row, col, value = self._listed(group, ("row", "col", "intensity"), first, end)
         shape = int(group.attrs["shape0"]), int(group.attrs["shape1"])
         return summed(shape, row, col, value, value.dtype)
 

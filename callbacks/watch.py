@@ -122,6 +122,9 @@ class Following:
             return False
         if said.closed and all(each.state == "closed" for each in look.looks.values()):
             return True
+        if any(each.last_may_be_partial for each in look.looks.values()):
+            # That its last file is there does not say that it is whole.
+            return False
         wanted = [each.expected or said.frames for each in look.looks.values()]
         return all(n is not None and each.n_frames >= n for n, each in zip(wanted, look.looks.values(), strict=True))
 

@@ -54,7 +54,7 @@ class FinishedSettings(_Model):
     stable_seconds: float = Field(default=10, gt=0)
     "It has not changed for so long."
     frames: int | None = Field(default=None, ge=1)
-    "It holds so many frames."
+    "It holds so many frames; of a series of files the last could be half written, so that this says nothing."
     closed: bool = True
     "It is HDF5 of the kind that says whether a writer has it open, and none has."
 

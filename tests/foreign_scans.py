@@ -29,6 +29,8 @@ def settings(out: Path, *, planned: bool = True, roles: dict[str, str] | None = 
         "recipe": hostile.RECIPE,
         "archive": {"folder": str(out)},
         "worker": {"file_seconds": 0.05},
+        # What is not HDF5 no archive can link to.
+        "hedm": {"frames": "copy"},
         "watch": {"finished": {"stable_seconds": SETTLED}, "poll_seconds": 1.0, **watch},
     }
     if planned:

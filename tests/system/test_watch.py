@@ -1,0 +1,229 @@
+"""`hedmlive watch` as a beamline runs it: files that another process writes, Ctrl-C, a kill, and the shared data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import foreign_scans as scans
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60.0
+COMMAND = (sys.executable, "-c", "from hedmlive.cli import main; main()")
+WRITER = (
+    "import sys; from pathlib import Path; import foreign_scans as scans\n"
+    "name, writer, _ = scans.GROWING[sys.argv[1]]\n"
+    "steps = writer(Path(sys.argv[2]) / name, scans.images())\n"
+    "for line in sys.stdin:\n"
+    "    print(next(steps, 'done'), flush=True)\n"
+)
+
+
+def environment() -> dict[str, str]:
+    paths = [str(ROOT / ".namespace"), str(ROOT / "tests"), *(path for path in sys.path if path)]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+@contextmanager
+def running(*command: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([str(each) for each in command], env=environment(), text=True, **options)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def digests_of(path: Path) -> list[str]:
+    with h5py.File(path) as file:
+        return [str(group.attrs["digest"]) for group in file.values()]
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done
+
+
+def written(path: Path, said: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(said))))
+    return path
+
+
+@pytest.mark.parametrize("kind", list(scans.GROWING))
+def test_a_file_that_another_process_writes(tmp_path: Path, kind: str) -> None:
+    folder, out = tmp_path / "frames", tmp_path / "out"
+    folder.mkdir()
+    name, _, changes = scans.GROWING[kind]
+    said = scans.settings(out, **changes)
+    said["watch"] |= {"poll_seconds": 0.02, "finished": {"stable_seconds": 3}}
+    settings = written(tmp_path / "hedmlive.yml", said)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        running(sys.executable, "-c", WRITER, kind, folder, **pipes) as writer,
+        running(*COMMAND, "watch", folder, "--settings", settings, "--out", out, stderr=subprocess.PIPE) as watch,
+    ):
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        assert watch.stderr is not None
+        # Importing takes seconds, in which a file that does not change would count as finished.
+        assert "watching" in watch.stderr.readline()
+        began = False
+        while True:
+            writer.stdin.write("\n")
+            writer.stdin.flush()
+            if writer.stdout.readline().strip() == "done":
+                break
+            if not began and kind != "hdf5" and len(list(folder.iterdir())) and _has_frames(folder, name):
+                # From here on it is followed; one that is not SWMR is read when it is closed.
+                began = bool(wait_for(lambda: list(out.glob("*_raw.h5"))))
+        writer.stdin.close()
+        reduced = wait_for(lambda: [p for p in out.glob("*_reduced.h5") if _is_finished(p)])[0]
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(PATIENCE) == 0
+        assert "Traceback" not in watch.stderr.read()
+    assert digests_of(reduced) == [scans.expected_digest()]
+    first = folder / name
+    command("reduce", first, "--settings", settings, "--out", tmp_path / "whole")
+    assert digests_of(tmp_path / "whole" / reduced.name) == digests_of(reduced)
+
+
+def _has_frames(folder: Path, name: str) -> bool:
+    """Tell whether there is more than can be half written."""
+    if name.endswith(".h5"):
+        with h5py.File(folder / name, "r", swmr=True, libver="latest") as file:
+            return len(file["exchange/theta"]) > 1
+    return len(list(folder.iterdir())) > 2 or (folder / name).stat().st_size > 64 + 2 * 84
+
+
+def _is_finished(path: Path) -> bool:
+    try:
+        return all(digests_of(path))
+    except (OSError, KeyError):
+        return False
+
+
+# ---------------------------------------------------------------- the shared data
+
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "ruby": (
+        "ruby_ff1/ruby_ff1.npz",
+        {"threshold": 300, "min_pixels": 2},
+        {"roles": {"omega_start": "omega_start", "omega_end": "omega_end"}},
+    ),
+    "xrdsim20": (
+        "xrdsim20/clean.h5",
+        {"threshold": 200},
+        {"roles": {"omega_start": "omega_start", "omega_end": "omega_end"}},
+    ),
+    "edf": ("frames/F2K_Seb_Lyso0675.edf.bz2", {"threshold": 3000}, {}),
+    "cbf": ("frames/run2_1_00148.cbf.bz2", {"threshold": 200, "sentinels": [-1, -2]}, {}),
+    "tif": ("frames/oPPA_5grains_0001.tif.bz2", {"threshold": 50}, {}),
+}
+
+
+def both_ways(tmp_path: Path, files: dict[str, Path], said: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Reduce a file, and watch the folder that it lies in; return the digests of each."""
+    settings = written(tmp_path / "hedmlive.yml", said)
+    folder = tmp_path / "frames"
+    folder.mkdir(exist_ok=True)
+    for name, path in files.items():
+        (folder / name).symlink_to(path)
+    command("reduce", folder / next(iter(files)), "--settings", settings, "--out", tmp_path / "reduced")
+    command("watch", folder, "--settings", settings, "--out", tmp_path / "watched", "--once")
+    found: list[list[str]] = []
+    for out in ("reduced", "watched"):
+        (reduced,) = (tmp_path / out).glob("*_reduced.h5")
+        found.append(digests_of(reduced))
+    return found[0], found[1]
+
+
+def settings_of(tmp_path: Path, recipe: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "detectors": [{"name": "detector", "image": "image"}],
+        "recipe": recipe,
+        "archive": {"folder": str(tmp_path)},
+        "hedm": {"frames": "copy"},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_watched_is_as_reduced(tmp_path: Path, shared_data: Path, case: str) -> None:
+    name, recipe, more = CASES[case]
+    path = shared_data / name
+    reduced, watched = both_ways(tmp_path, {path.name: path}, settings_of(tmp_path, recipe, more))
+    assert reduced == watched
+    assert all(reduced)
+    if case == "cbf":
+        with h5py.File(next((tmp_path / "watched").glob("*_reduced.h5"))) as file:
+            assert int(file["reduction_0000/pixels/intensity"][:].min()) > 200
+
+
+@pytest.mark.slow
+def test_the_noisy_series_watched_is_as_reduced(tmp_path: Path, shared_data: Path) -> None:
+    folder = shared_data / "xrdsim20"
+    subprocess.run([sys.executable, folder / "add_noise.py", folder / "clean.h5", tmp_path / "raw.h5"], check=True)
+    roles = {"roles": {"omega_start": "omega_start", "omega_end": "omega_end"}}
+    dark = {"watch": {"profile": {"dark": "/exchange/dark"}}}
+    recipe = {"threshold": 200, "background": "dark"}
+    reduced, watched = both_ways(tmp_path, {"raw.h5": tmp_path / "raw.h5"}, settings_of(tmp_path, recipe, roles | dark))
+    assert reduced == watched
+
+
+@pytest.mark.slow
+def test_near_field_gold_watched_is_as_reduced(tmp_path: Path, shared_data: Path) -> None:
+    with tarfile.open(shared_data / "nf_gold" / "Au_reduced_1degree.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    files = {path.name: path for path in sorted((tmp_path / "Au_reduced_1degree").iterdir())}
+    names = [f"z{i}" for i in range(4)]
+    said = settings_of(tmp_path, {"threshold": 0, "min_pixels": 4}, {}) | {
+        "detectors": [{"name": name, "image": name} for name in names],
+        "trajectory": {"axes": {"omega": {"start": -90, "step": 1, "count": 180, "marks": "start"}}},
+        "watch": {
+            "patterns": {name: f"*.bin{i}" for i, name in enumerate(names)},
+            "profile": {"shape": [2048, 2048]},
+        },
+    }
+    reduced, watched = both_ways(tmp_path, files, said)
+    assert reduced == watched
+    assert len(set(reduced)) == 4
+    with h5py.File(next((tmp_path / "watched").glob("*_raw.h5"))) as file:
+        starts = file["entry/instrument/z0/sparse/frame_start"][:]
+        # The list of frame 10 names 7385 pixels, some of them several times.
+        counts = file["entry/instrument/z0/sparse/value"][starts[10] : starts[11]]
+        assert float(np.sum(counts, dtype=np.float64)) > len(counts)
+
+
+@pytest.mark.slow
+def test_silicon_watched_is_as_reduced(tmp_path: Path, shared_data: Path) -> None:
+    path = shared_data / "silicon" / "silicon_fullscan_strong_sparse.h5"
+    said = settings_of(tmp_path, {"threshold": 0}, {"roles": {"omega": "omega", "dty": "dty"}})
+    reduced, watched = both_ways(tmp_path, {path.name: path}, said)
+    assert reduced == watched
