@@ -21,6 +21,7 @@ from .publisher import Publisher, ResultSink, make_sink, preload_sink
 from .raw_archive import RawArchive
 from .router import Router
 from .run import RunReduction
+from .seeds import read_far_fields
 from .settings import BLOCK, Settings, load_settings
 from .worker import Backlog
 
@@ -78,6 +79,8 @@ class HedmLive:
         for number in range(len(self.settings.detectors)):
             # A dark or a mask that cannot be read must be known before the scan.
             DetectorReduction(self.settings, number)
+        # And so must a far-field result.
+        read_far_fields(self.settings.hedm)
         atexit.register(self.close)
         self._warming = threading.Thread(target=_warm, args=(self.settings,), name="hedmlive-warm", daemon=True)
         self._warming.start()

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import hostile
 import naive_orientations as naive
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from hedmlive.callbacks import HedmLive
 from hedmlive.callbacks.seeds import cell_of, find_seeds, read_far_field, read_far_fields
 from hedmlive.callbacks.settings import HedmSettings
 from hedmlive.streaming import SettingsError
@@ -137,3 +139,9 @@ def test_where_seeds_come_from(tmp_path: Path) -> None:
     assert (generated.resolution, len(generated.orientations) > 10) == (30.0, True)
     assert find_seeds(alone, None, None) is None
     assert find_seeds(HedmSettings(), None, 225) is None
+
+
+def test_a_live_session_says_before_the_scan_that_it_cannot_be_read(tmp_path: Path) -> None:
+    said = hostile.settings(tmp_path, hedm={"far_field_result": str(tmp_path / "Grains.csv")})
+    with pytest.raises(SettingsError, match=r"Grains\.csv: cannot be read"):
+        HedmLive(said)
