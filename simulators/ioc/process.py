@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ophyd
 from ophyd.signal import EpicsSignal, EpicsSignalBase
 
 from ...devices import StationSettings
@@ -21,6 +22,7 @@ from .settings import IocSettings, simulated_station_settings
 READY = "ready"
 _HOST = "127.0.0.1"
 _PATIENCE = 20.0
+_NAMES = ("EPICS_CA_ADDR_LIST", "EPICS_CA_AUTO_ADDR_LIST", "EPICS_CA_SERVER_PORT", "EPICS_CA_REPEATER_PORT")
 _environment: dict[str, str] = {}
 
 
@@ -46,7 +48,10 @@ class RunningIoc:
         signal = EpicsSignal(pv, name="fault", string=isinstance(value, str))
         try:
             signal.wait_for_connection(timeout=timeout)
-            signal.put(value, wait=name != "disconnect")
+            if name == "disconnect":  # nobody is left to say that it took the value
+                signal.put(value, wait=False)
+            else:
+                signal.set(value).wait(timeout)
         except TimeoutError:
             raise SettingsError(f"fault {name!r}: no PV {pv} answers after {timeout:g} s") from None
         finally:
@@ -66,8 +71,11 @@ def ca_environment(port: int | None = None) -> dict[str, str]:
     Raises
     ------
     SettingsError
-        Another port was taken before.
+        Another port was taken before; or ophyd uses pyepics, which reads the variables when it is imported, and they
+        do not say loopback.
     """
+    if not _environment and ophyd.get_cl().name == "pyepics":
+        _environment.update(_of_pyepics())
     if not _environment:
         chosen = port or _free_port()
         _environment.update(
@@ -164,6 +172,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
     if process.stdout is not None:
         process.stdout.close()
+
+
+def _of_pyepics() -> dict[str, str]:
+    found = {name: os.environ.get(name, "") for name in _NAMES}
+    if found["EPICS_CA_ADDR_LIST"] != _HOST or not found["EPICS_CA_SERVER_PORT"]:
+        raise SettingsError(
+            f"pyepics has read EPICS_CA_ADDR_LIST={found['EPICS_CA_ADDR_LIST']!r} already: before Python starts, set"
+            f" EPICS_CA_ADDR_LIST={_HOST} EPICS_CA_AUTO_ADDR_LIST=NO EPICS_CA_SERVER_PORT=<port>, or"
+            " OPHYD_CONTROL_LAYER=caproto"
+        )
+    return found | {"EPICS_CA_REPEATER_PORT": found["EPICS_CA_REPEATER_PORT"] or "5065"}
 
 
 def _free_port() -> int:
