@@ -12,10 +12,8 @@ from typing import Any
 from bluesky import RunEngine
 from bluesky.utils import Msg
 
+from hedmlive import devices
 from hedmlive.callbacks import hedm_live_init
-from hedmlive.devices import LiveWarnings, warnings_wrapper
-from hedmlive.devices import ff_scan as _ff_scan
-from hedmlive.devices import nf_scan as _nf_scan
 from hedmlive.simulators import SimAxis, SimFlyController, simulated_station
 
 RE = RunEngine({"beamline_id": "simulated"})
@@ -40,7 +38,7 @@ hedm_live = hedm_live_init(
         "archive": {"folder": "archives"},
     },
 )
-_warnings = LiveWarnings()
+_warnings = devices.LiveWarnings()
 if hedm_live is not None:
     hedm_live.on_warning(_warnings.put)
 
@@ -80,8 +78,8 @@ def far_field(
     dark_frames : int
         Frames with the shutter closed, before the scan.
     """
-    plan = _ff_scan([detector], rotation, start, step, n_frames, **_options(fly, frame_time, dark_frames))
-    return (yield from warnings_wrapper(plan, _warnings))
+    plan = devices.ff_scan([detector], rotation, start, step, n_frames, **_options(fly, frame_time, dark_frames))
+    return (yield from devices.warnings_wrapper(plan, _warnings))
 
 
 def near_field(
@@ -127,7 +125,7 @@ def near_field(
     dark_frames : int
         Frames with the shutter closed, before the scan.
     """
-    plan = _nf_scan(
+    plan = devices.nf_scan(
         [detector],
         rotation,
         start,
@@ -143,4 +141,4 @@ def near_field(
         n_layers=n_layers,
         **_options(fly, frame_time, dark_frames),
     )
-    return (yield from warnings_wrapper(plan, _warnings))
+    return (yield from devices.warnings_wrapper(plan, _warnings))
