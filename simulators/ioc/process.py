@@ -20,6 +20,8 @@ from ...streaming.errors import SettingsError
 from .settings import IocSettings, simulated_station_settings
 
 READY = "ready"
+NONE = "none"
+"What a fault that names a PV is ended with: Channel Access has no empty text to write."
 _HOST = "127.0.0.1"
 _PATIENCE = 20.0
 _NAMES = ("EPICS_CA_ADDR_LIST", "EPICS_CA_AUTO_ADDR_LIST", "EPICS_CA_SERVER_PORT", "EPICS_CA_REPEATER_PORT")
@@ -51,7 +53,7 @@ class RunningIoc:
             if name == "disconnect":  # nobody is left to say that it took the value
                 signal.put(value, wait=False)
             else:
-                signal.set(value).wait(timeout)
+                signal.set(NONE if value == "" else value).wait(timeout)
         except TimeoutError:
             raise SettingsError(f"fault {name!r}: no PV {pv} answers after {timeout:g} s") from None
         finally:

@@ -1,4 +1,4 @@
-"""A soft IOC in its own process, real Channel Access, a real RunEngine, live reduction: and each fault as what it is."""
+"""A soft IOC in its own process, real Channel Access, a real RunEngine, live reduction; each fault as what it is."""
 
 import time
 from collections.abc import Callable, Iterator
