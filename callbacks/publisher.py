@@ -248,7 +248,8 @@ class Publisher:
         if attempt not in self._sinks:
             # Kept from the first on, so that it is closed if what follows fails.
             sink = self._sinks[attempt] = self._make()
-            metadata = {"status": "running", "attempt": attempt, **self._archive.attributes(attempt)}
+            # Running until the last row is there, though the archive may be finished since long.
+            metadata = {**self._archive.attributes(attempt), "status": "running", "attempt": attempt}
             tables = {name: table for name, table in self._archive.tables.items() if name != "pixels"}
             sink.open_reduction(self._run_uid, attempt, start=self._start, metadata=metadata, tables=tables)
             for table in tables:
@@ -283,7 +284,7 @@ class Publisher:
 
     def _close(self, final: Mapping[str, Any]) -> None:
         for attempt in self._archive.attempts:
-            self._sink(attempt).close_reduction({**self._archive.attributes(attempt), **final})
+            self._sink(attempt).close_reduction({**final, **self._archive.attributes(attempt)})
 
 
 class _RawPublisher:

@@ -63,10 +63,14 @@ class ReducedArchiveReader:
             motors=attributes.get("motors", ()),
         )
 
-    def read(self, attempt: int, table: str) -> Columns:
-        """Return a whole table."""
+    def n_rows(self, attempt: int, table: str) -> int:
+        """Return how many rows a table has."""
+        return count_rows(subgroup(self._group(attempt), table), self.tables(attempt)[table])
+
+    def read(self, attempt: int, table: str, first: int = 0, end: int | None = None) -> Columns:
+        """Return rows first to end (exclusive) of a table, by default all."""
         group, schema = subgroup(self._group(attempt), table), self.tables(attempt)[table]
-        return read_rows(group, schema, 0, count_rows(group, schema))
+        return read_rows(group, schema, first, count_rows(group, schema) if end is None else end)
 
     def digest(self, attempt: int) -> str:
         """Compute the digest of a reduction from its tables."""

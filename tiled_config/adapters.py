@@ -12,11 +12,13 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from tiled.adapters.core import Adapter
 from tiled.adapters.sql import SQLAdapter
 from tiled.adapters.utils import DataNotReadyError, IncompatibleShapeError
 from tiled.catalog.adapter import STORAGE_ADAPTERS_BY_MIMETYPE
 from tiled.ndslice import NDBlock, NDSlice
+from tiled.storage import get_storage
 from tiled.structures.array import ArrayStructure
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource
@@ -24,12 +26,16 @@ from tiled.structures.table import TableStructure
 from tiled.utils import path_from_uri
 
 from ..streaming import SettingsError
+from .archives_tables import refuse_strays
 from .layout import SQL_PREFIX, table_identity
+from .queries import RowQuery
+from .tables_sql import index_statement, select_rows
 
 _LOCK = threading.RLock()
 """One for the process: SQLite gives "database is locked", and DuckDB crashes, when two threads are inside."""
 
 _EVERYTHING = NDSlice(...)
+_DROPPED_AT_ONCE = 20_000
 
 hdf5plugin.register(force=False)  # the filters that the archives are compressed with
 
@@ -63,6 +69,10 @@ class LockedSQLAdapter(SQLAdapter):
         with _LOCK:
             return super().read_partition(partition, fields)
 
+    def select(self, wanted: RowQuery) -> tuple[pa.Table, tuple[int, ...] | None]:
+        """Return rows in the order of the table's key, and the key after which the next page begins, if any."""
+        return select_rows(self, wanted, _LOCK)
+
 
 STORAGE_ADAPTERS_BY_MIMETYPE.set("application/x-tiled-sql-table", lambda: LockedSQLAdapter)
 
@@ -78,12 +88,47 @@ def _make_indexes(storage: Any, data_source: DataSource[TableStructure]) -> None
     statements = (
         f'CREATE UNIQUE INDEX IF NOT EXISTS "{name}_identity" ON "{name}"(_dataset_id, {columns})',
         f'CREATE INDEX IF NOT EXISTS "{name}_partition" ON "{name}"(_dataset_id, _partition_id)',
+        index_statement(name, schema.names, storage.dialect),
     )
     with closing(storage.connect()) as connection:
-        for statement in statements:
+        for statement in filter(None, statements):
             with connection.cursor() as cursor:
                 cursor.execute(statement)
         connection.commit()
+
+
+def drop_rows(uri: str, table_name: str, dataset_id: int) -> None:
+    """Delete the rows of one dataset from a SQL table, so many at a time that others can append in between.
+
+    Parameters
+    ----------
+    uri
+        The database.
+    table_name
+        One of our tables, as `sql_table_name` names them.
+    dataset_id
+        Number of the dataset.
+
+    Raises
+    ------
+    SettingsError
+        The table is none of ours.
+    """
+    if not table_name.startswith(SQL_PREFIX) or not table_name.replace("_", "").isalnum():
+        raise SettingsError(f"SQL table {table_name!r} came; wanted one of ours, {SQL_PREFIX}...")
+    storage: Any = get_storage(uri)
+    # PostgreSQL has another name for the place of a row.
+    place = "ctid" if storage.dialect == "postgresql" else "rowid"
+    some = f'SELECT {place} FROM "{table_name}" WHERE _dataset_id = {int(dataset_id)} LIMIT {_DROPPED_AT_ONCE}'
+    left = True
+    while left:
+        with _LOCK, closing(storage.connect()) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute(f'DELETE FROM "{table_name}" WHERE {place} IN ({some})')
+            with connection.cursor() as cursor:
+                cursor.execute(some.replace(f"LIMIT {_DROPPED_AT_ONCE}", "LIMIT 1"))
+                left = cursor.fetchone() is not None
+            connection.commit()
 
 
 class SparseFramesAdapter(Adapter[ArrayStructure]):
@@ -113,6 +158,7 @@ class SparseFramesAdapter(Adapter[ArrayStructure]):
         cls, data_source: DataSource[ArrayStructure], node: Any, /, dataset: str, **_: Any
     ) -> "SparseFramesAdapter":
         """Return the adapter of a registered group; parameter ``dataset`` is the path of the group."""
+        refuse_strays(data_source, dataset, deep=True)
         return cls(
             data_source.assets[0].data_uri,
             data_source.structure,

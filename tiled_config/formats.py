@@ -3,6 +3,18 @@
 SPARSE_FRAMES = "application/x-hedm-sparse+hdf5"
 """A group of a raw archive that holds frames as lists of lit pixels."""
 
+ARCHIVE_TABLE = "application/x-hedm-table+hdf5"
+"""A group of a reduced archive that holds a table, one dataset a column."""
+
+SQL_TABLE = "application/x-tiled-sql-table"
+"""Tiled's mimetype of tables that rows can be appended to."""
+
+BATCH_ROWS = 10_000
+"""Rows that count as one batch where a table was never appended in batches."""
+
+PARTITION_ROWS = 1 << 18
+"""Rows of a partition of a table in an archive: some 60 MB of peaks."""
+
 
 def register_consolidators() -> None:
     """Teach bluesky-tiled-plugins, in this process, to register StreamResources of our mimetypes.

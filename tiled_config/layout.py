@@ -25,6 +25,9 @@ REDUCED = "reduced"
 BATCH = "batch"
 """First column of every table: number of the append. It belongs to the transport, not to the science."""
 
+SUMMARY = "summary"
+"""Key of the metadata of runs and reductions that holds what is searched for."""
+
 SET_SPEC = "HEDMReductionSet"
 REDUCTION_SPEC = "HEDMReduction"
 SPECS: dict[str, str] = {
@@ -146,7 +149,6 @@ def ensure_table(reduction: Any, uid: str, table: Table) -> Any:
     """Return the appendable table of a reduction, made if missing."""
     from tiled.structures.core import Spec
 
-    spec = SPECS.get(table.name, f"HEDM{table.name.title().replace('_', '')}")
     return _made_or_found(
         reduction,
         table.name,
@@ -154,11 +156,18 @@ def ensure_table(reduction: Any, uid: str, table: Table) -> Any:
             table_schema(table),
             key=table.name,
             table_name=sql_table_name(table),
-            specs=[Spec(spec, version="1.0")],
-            metadata={"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": _units(table)},
+            specs=[Spec(table_spec(table.name), version="1.0")],
+            metadata=table_metadata(uid, table),
         ),
     )
 
 
-def _units(table: Table) -> dict[str, str]:
-    return {column.name: column.unit for column in table.columns if column.unit}
+def table_spec(name: str) -> str:
+    """Return the spec of a table's node."""
+    return SPECS.get(name, f"HEDM{name.title().replace('_', '')}")
+
+
+def table_metadata(uid: str, table: Table) -> dict[str, Any]:
+    """Return the metadata of a table's node."""
+    units = {column.name: column.unit for column in table.columns if column.unit}
+    return {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": units}

@@ -11,13 +11,16 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..streaming import SettingsError
-from .client import connect
-from .formats import SPARSE_FRAMES
+from .client import catalogue, disconnect
+from .formats import ARCHIVE_TABLE, SPARSE_FRAMES, SQL_TABLE
 from .guard import FolderGuard
 from .settings import LOOPBACK, ServeSettings, check_host, check_key, read_serve_settings
+
+if TYPE_CHECKING:
+    from .archives import Readers
 
 START_LIMIT = 60.0
 """Seconds that a server may take to answer: imports and the first catalogue take 3 to 8 s."""
@@ -26,7 +29,8 @@ CLOSE_LIMIT = 10.0
 """Seconds that a thread may take to end; requests get a third of it."""
 
 _ADAPTERS = f"{__package__}.adapters"
-_LOGGERS = ("uvicorn", "tiled.server", "tiled.catalog", "tiled.adapters")
+_LOG = logging.getLogger(__name__)
+_LOGGERS = (__package__, "uvicorn", "tiled.server", "tiled.catalog", "tiled.adapters")
 _OVERRIDES = (
     "TILED_CATALOG_",
     "TILED_AUTHN",
@@ -55,14 +59,17 @@ def server_configuration(folder: Path, readable: Sequence[Path], api_key: str) -
         "writable_storage": [f"file://localhost{folder / 'data'}", f"sqlite:///{folder / 'tables.db'}"],
         "readable_storage": [f"file://localhost{path}" for path in readable],
         "adapters_by_mimetype": {
-            "application/x-tiled-sql-table": f"{_ADAPTERS}:LockedSQLAdapter",
+            SQL_TABLE: f"{_ADAPTERS}:LockedSQLAdapter",
             SPARSE_FRAMES: f"{_ADAPTERS}:SparseFramesAdapter",
+            ARCHIVE_TABLE: f"{__package__}.archives_tables:ArchiveTableAdapter",
+            "application/x-hdf5": f"{__package__}.archives_tables:CheckedHDF5Adapter",
         },
     }
     return {
         # The key "catalog" would do, but loads the adapters early and then warns that they are no strings.
         "trees": [{"path": "/", "tree": "catalog", "args": catalog}],
         "streaming_cache": {"uri": "memory"},
+        "routers": [f"{__package__}.tables_server:router"],
         # Downloads of registered files pass by the check of readable_storage: any file could be fetched.
         "expose_raw_assets": False,
         "media_types": {
@@ -141,7 +148,7 @@ class EmbeddedServer:
 
     def client(self) -> Any:
         """Return a Tiled client of the root of the catalogue."""
-        return connect(self.uri, self.api_key)
+        return catalogue(self.uri, self.api_key)
 
     def close(self) -> None:
         """End the server's thread, and close what it had open; may be repeated."""
@@ -174,6 +181,8 @@ def serve(
     *,
     ready: Callable[[str, str], object] = lambda uri, key: None,
     stop: threading.Event | None = None,
+    readers: "Readers | None" = None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> None:
     """Serve in the foreground until SIGINT, SIGTERM or `stop`.
 
@@ -185,6 +194,10 @@ def serve(
         Called once with the server's URI and key, when it answers.
     stop
         Ends the server when set; signals are heeded in the main thread only.
+    readers
+        Opens archives, if the settings name folders of them.
+    tell
+        Called with each line about archives that could not be served.
 
     Raises
     ------
@@ -193,11 +206,13 @@ def serve(
     """
     settings = config if isinstance(config, ServeSettings) else read_serve_settings(config)
     stop = stop or threading.Event()
+    if settings.archives and readers is None:
+        raise SettingsError("archives: only `hedmlive serve` can serve them; start it instead")
     with (
         _signals_set(stop),
         EmbeddedServer(
             settings.folder,
-            readable=settings.readable,
+            readable=[*settings.readable, *settings.archives],
             api_key=settings.find_key(),
             host=settings.host,
             port=settings.port,
@@ -205,9 +220,70 @@ def serve(
         ) as server,
     ):
         ready(server.uri, server.api_key)
-        while not stop.wait(0.5):
-            if not server.alive:
-                raise SettingsError(f"the server ended by itself; see {server.folder / 'server.log'}")
+        with _looking_after(server, settings, readers, tell):
+            while not stop.wait(0.5):
+                if not server.alive:
+                    raise SettingsError(f"the server ended by itself; see {server.folder / 'server.log'}")
+
+
+@contextmanager
+def _looking_after(
+    server: EmbeddedServer, settings: ServeSettings, readers: "Readers | None", tell: Callable[[str], object]
+) -> Generator[None]:
+    """Look into the folders of archives at once, each few seconds, and at the signal SIGHUP."""
+    if not settings.archives or readers is None:
+        yield
+        return
+    ended, wake = threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=_look_after, args=(server, settings, readers, tell, ended, wake), name="hedmlive-archives", daemon=True
+    )
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGHUP, lambda *_: wake.set()) if main else None
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        wake.set()
+        thread.join(CLOSE_LIMIT)
+        if main:
+            signal.signal(signal.SIGHUP, before)
+
+
+def _look_after(
+    server: EmbeddedServer,
+    settings: ServeSettings,
+    readers: "Readers",
+    tell: Callable[[str], object],
+    ended: threading.Event,
+    wake: threading.Event,
+) -> None:
+    from .adapters import drop_rows  # needs the server's packages, which are there by now
+    from .archives import Archives
+
+    client = server.client()
+    try:
+        archives = Archives(
+            client,
+            settings.archives,
+            readers,
+            hand_over=settings.hand_over,
+            drop=drop_rows,
+            grace=settings.keep_rows,
+        )
+        while not ended.is_set():
+            wake.clear()
+            try:
+                for line in archives.scan(ended.is_set):
+                    tell(line)
+            except Exception as error:
+                # A server that is busy or ending: the folders are looked at again.
+                _LOG.warning("archives: %r", error)
+            if not ended.is_set():
+                wake.wait(settings.scan_every)
+    finally:
+        disconnect(client)
 
 
 @contextmanager

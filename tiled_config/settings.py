@@ -39,6 +39,14 @@ class ServeSettings(BaseModel):
     "Folder of the catalogue, the tables and the uploaded arrays; made if missing."
     readable: tuple[Path, ...] = ()
     "Folders of the archives and the detector's files; no file outside of them is served."
+    archives: tuple[Path, ...] = ()
+    "Folders whose raw and reduced archives are served as they are; their files are readable, too."
+    hand_over: bool = True
+    "Whether tables that were published live are served from the archives in these folders when the run is over."
+    keep_rows: float = Field(default=60.0, ge=1.0)
+    "Seconds that published rows are kept after the hand-over."
+    scan_every: float = Field(default=5.0, ge=0.2)
+    "Seconds between two looks into the folders of archives."
     host: str = LOOPBACK
     "Address to listen on. Anything but this machine's own needs `allow_remote` too."
     port: int = Field(default=8000, ge=0, le=65535)
@@ -68,6 +76,7 @@ class ServeSettings(BaseModel):
             update={
                 "folder": base / self.folder,
                 "readable": tuple(base / path for path in self.readable),
+                "archives": tuple(base / path for path in self.archives),
                 "keyfile": None if self.keyfile is None else base / self.keyfile,
             }
         )

@@ -7,17 +7,18 @@ what a repetition cannot mend as `PublishError`. The caller owns patience: here 
 import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..streaming import PublishError, Table
-from .client import connect, disconnect, limit_retries
-from .formats import register_consolidators
-from .layout import BATCH, RAW, ensure_attempt, ensure_root, ensure_table
+from .client import catalogue, disconnect, limit_retries
+from .formats import ARCHIVE_TABLE, register_consolidators
+from .layout import BATCH, RAW, REDUCED, ensure_attempt, ensure_root, ensure_table
 from .settings import KEY_VARIABLE
+from .summary import write_summary
 
 LIVE_EVENTS = 25
 """Events of the run itself that are written at once: one by one costs the server 60 ms each."""
@@ -134,12 +135,17 @@ class TiledSink:
     """
 
     def __init__(self, client: Any, *, batch_size: int = 1, sleep: Callable[[float], object] = time.sleep) -> None:
-        self._client = client
+        # What `connect` gives knows its root; Tiled's own client is it.
+        self._client = getattr(client, "root", client)
         self._batch_size = batch_size
         self._sleep = sleep
         self._reduction: Any = None
         self._nodes: dict[str, Any] = {}
+        self._archived: frozenset[str] = frozenset()
         self._unsure: dict[str, int] = {}
+        self._start: Mapping[str, Any] = {}
+        self._rows: dict[str, int] = {}
+        self._summarised = 0
         self._writer: Callable[[str, dict[str, Any]], None] | None = None
         self._failed: list[Exception] = []
 
@@ -177,12 +183,32 @@ class TiledSink:
             ensure_root(self._client)
             self._reduction = ensure_attempt(self._client, uid, attempt, start, metadata)
             self._nodes = {name: ensure_table(self._reduction, uid, table) for name, table in tables.items()}
+            self._archived = self._served_from_archive()
+            self._start, self._rows, self._summarised = start, {}, 0
+            self._summarise()
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Metadata of the reduction as it was found, or made, when it was opened."""
+        return self._reduction.metadata
+
+    def table(self, name: str) -> Any:
+        """Return the node of a table."""
+        return self._table(name)
+
+    def has_run(self, uid: str) -> bool:
+        """Tell whether the run itself is stored whole, up to its stop document."""
+        with _translated(f"run {uid}"):
+            ensure_root(self._client)
+            raw = self._client[RAW]
+            return uid in raw and "stop" in raw[uid].metadata
 
     def stored(self, table: str) -> tuple[int, int]:
         """Return the number of the last batch stored (0 if none) and how many rows are stored."""
         node = self._table(table)
         with _translated(f"table {table} of {node.uri}"):
             batches = node.read([BATCH])[BATCH].to_numpy()
+        self._rows[table] = len(batches)
         return (int(batches.max()) if len(batches) else 0), len(batches)
 
     def append(self, table: str, batch: int, columns: Mapping[str, np.ndarray]) -> None:
@@ -196,12 +222,15 @@ class TiledSink:
             Call again with the same batch, later.
         """
         node = self._table(table)
+        if table in self._archived:
+            return  # its rows are read where they come from
         try:
             append_batch(node, batch, columns, unsure=self._unsure.get(table) == batch, sleep=self._sleep)
         except ConnectionError:
             self._unsure[table] = batch
             raise
         self._unsure.pop(table, None)
+        self._count(table, columns)
 
     def update(self, metadata: Mapping[str, Any]) -> None:
         """Merge into the reduction's metadata, without keeping what was there: for progress."""
@@ -211,6 +240,7 @@ class TiledSink:
         """Merge the last metadata (status, digest) and tell subscribers that no row follows."""
         self._update(metadata, drop_revision=False)
         with _translated(f"end of {self._reduction.uri}"):
+            self._summarise()
             for node in (*self._nodes.values(), self._reduction):
                 node.close_stream()
 
@@ -270,6 +300,26 @@ class TiledSink:
         with _translated(f"metadata of {self._reduction.uri}"):
             self._reduction.update_metadata(dict(metadata), drop_revision=drop_revision)
 
+    def _count(self, table: str, columns: Mapping[str, np.ndarray]) -> None:
+        """Count the rows; say what is searched for when there are twice as many frames as when it was said last."""
+        self._rows[table] = self._rows.get(table, 0) + len(next(iter(columns.values()), ()))
+        if table == "frames" and self._rows[table] >= 2 * self._summarised:
+            # The rows are stored: that it cannot be said now must not look as if they were not.
+            with suppress(PublishError, ConnectionError), _translated(f"summary of {self._reduction.uri}"):
+                self._summarise()
+
+    def _summarise(self) -> None:
+        self._summarised = max(1, self._rows.get("frames", 0))
+        run = self._client[REDUCED][self._reduction.path_parts[-2]]
+        write_summary(self._reduction, run, self._start, self._rows, self._nodes.get("frames"))
+
+    def _served_from_archive(self) -> frozenset[str]:
+        """Return the tables that the server reads from the archive itself, so that nothing is to be sent."""
+        if "served_from" not in self._reduction.metadata:
+            return frozenset()
+        sources = {name: node.data_sources() for name, node in self._nodes.items()}
+        return frozenset(name for name, (source,) in sources.items() if source.mimetype == ARCHIVE_TABLE)
+
     def _table(self, name: str) -> Any:
         if name not in self._nodes:
             raise PublishError(f"table {name} is not open; wanted one of {sorted(self._nodes)}")
@@ -291,7 +341,7 @@ class _TiledSinks:
         """
         address = uri.rstrip("/")
         address = address if address.endswith("/api/v1") else f"{address}/api/v1"
-        return TiledSink(connect(address, api_key or os.environ.get(KEY_VARIABLE, "")), batch_size=LIVE_EVENTS)
+        return TiledSink(catalogue(address, api_key or os.environ.get(KEY_VARIABLE, "")), batch_size=LIVE_EVENTS)
 
     def preload(self) -> None:
         """Import Tiled's client and writer: three seconds, once."""

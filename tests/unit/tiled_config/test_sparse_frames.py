@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiled.adapters.utils import DataNotReadyError, IncompatibleShapeError
 from tiled.ndslice import NDBlock, NDSlice
+from tiled.storage import parse_storage, register_storage, unregister_storage
 from tiled.structures.array import ArrayStructure
 
 from hedmlive.streaming import DocumentError
@@ -55,7 +56,11 @@ def path(dense, tmp_path_factory):
         group = make_group(file)
         for frame in dense:
             add(group, frame)
-    return path
+    # A server does this for its folders.
+    folder = parse_storage(f"file://localhost{path.parent}")
+    register_storage(folder)
+    yield path
+    unregister_storage(folder)
 
 
 def adapter(path, shape=SHAPE):
