@@ -160,6 +160,8 @@ def test_what_never_came_is_said_before_the_end(station: SimulatedStation, tmp_p
 
 
 def _scan(engine: RunEngine, live: HedmLive, station: SimulatedStation, plan: Callable[..., Any]) -> RunResult:
+    # The client is imported and the kernels are compiled before the beam is on.
+    live.ready(120)
     engine(plan(station))
     return live.wait(60)[live.uids[-1]]
 

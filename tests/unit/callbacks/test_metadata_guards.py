@@ -24,7 +24,6 @@ from hedmlive.callbacks.guards import Guards
 from hedmlive.callbacks.guards_omega import OmegaGuard, Plan
 from hedmlive.streaming import SettingsError
 
-
 ONE_OF_EACH = list({fault.kind: fault for fault in faulty.FAULTS}.values())
 
 
