@@ -1,7 +1,7 @@
 """The images in a raw archive: those that came inside events, and those copied from a foreign file."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -165,19 +165,21 @@ class ImageStore:
         reader, key = self._resources[doc["stream_resource"]]
         group = self._sparse[key]
         starts = dataset(group, "frame_start")
+        images: list[SparseImage] = []
         # In the order of the file, whatever the order of the documents, so that an index means the same in both.
         for index in range(len(starts) - 1, int(doc["indices"]["stop"])):
             try:
-                image = reader.read(index)
+                images.append(cast(SparseImage, reader.read(index)))
             except KeyError:
-                return
+                break
             except NotYet:
                 # A number that is missing in a series of files: no document speaks of it.
-                image = _nothing(group)
+                images.append(_nothing(group))
+        if images:
             first = len(dataset(group, "row"))
             for name in ("row", "col", "value"):
-                write_rows(dataset(group, name), first, getattr(image, name))
-            write_rows(starts, index + 1, np.array([len(dataset(group, "row"))]))
+                write_rows(dataset(group, name), first, np.concatenate([getattr(image, name) for image in images]))
+            write_rows(starts, len(starts), first + np.cumsum([len(image.row) for image in images]))
 
 
 def _nothing(group: h5py.Group) -> SparseImage:

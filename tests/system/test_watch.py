@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(*command: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
+def running(*command: object, **options: Any) -> Generator[subprocess.Popen[str]]:
     process = subprocess.Popen([str(each) for each in command], env=environment(), text=True, **options)
     try:
         yield process
