@@ -223,8 +223,10 @@ def area_detector_class(
     if kind not in CAMS:
         raise SettingsError(f"detector kind {kind!r} is unknown: use one of {', '.join(sorted(CAMS))}")
     file_class: type[Device] = SwmrHDF5Plugin if writer == "hdf5" else GeFileWriter
+    # ophyd touches `cam.acquire` when it makes the device, and would give up on it after a second.
+    cam_class = type(CAMS[kind].__name__, (CAMS[kind],), {"lazy_wait_for_connection": False})
     parts = {
-        "cam": ADComponent(CAMS[kind], cam_suffix),
+        "cam": ADComponent(cam_class, cam_suffix),
         "hdf5": ADComponent(file_class, file_suffix, write_path_template="/"),
     }
     return type("HedmAreaDetector", (HedmAreaDetector,), parts)
