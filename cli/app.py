@@ -26,6 +26,7 @@ from ..callbacks import (
 )
 from ..streaming import ArchiveError, HedmLiveError, ReplayError, SettingsError
 from .display import console, error_console, show_digest, show_neighbours, show_result, show_run
+from .simulate import app as simulate_app
 
 _SCHEMES = ("tiled", "databroker")
 
@@ -37,6 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(simulate_app, name="simulate")
 
 _OF_THE_DETECTOR = ("threshold", "background_level", "saturation", "sentinels")
 
@@ -109,11 +112,40 @@ def demo(
 
 
 @app.command()
-def serve(settings: Annotated[Path, typer.Argument(help="YAML file: folder, readable, host, port, keyfile.")]) -> None:
-    """Serve raw, reduced and result data over Tiled, on loopback unless told otherwise, until Ctrl-C."""
-    from ..tiled_config import serve as serve_tiled
+def serve(
+    settings: Annotated[
+        Path | None, typer.Argument(help="YAML file: folder, readable, archives, host, port, keyfile.")
+    ] = None,
+    archives: Annotated[
+        list[Path] | None,
+        typer.Option("--archives", help="Folder of archives to serve from their files; may come several times."),
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = None,
+) -> None:
+    """Serve raw and reduced data over Tiled, on loopback unless told otherwise, until Ctrl-C.
 
-    serve_tiled(settings, ready=lambda uri, _key: typer.echo(f"{uri}  (Ctrl-C ends it; the key is in the key file)"))
+    With --archives alone the catalogue is made for the time being: what it shows stays in the archives.
+    """
+    from .publish import run_serve
+
+    run_serve(settings, archives or [], port)
+
+
+@app.command()
+def publish(
+    archives: Annotated[list[Path], typer.Argument(help="Archives (*_raw.h5, *_reduced.h5), or folders of them.")],
+    uri: Annotated[
+        str, typer.Option("--tiled", help="The Tiled server, as http://127.0.0.1:8000; key: HEDMLIVE_TILED_KEY.")
+    ],
+    raw: Annotated[bool, typer.Option("--raw/--no-raw", help="Send the run itself too.")] = True,
+) -> None:
+    """Send archives that were made while no server was there to a Tiled server.
+
+    A second time adds nothing, and what was sent in part is completed. Each table is compared with its archive.
+    """
+    from .publish import run_publish
+
+    run_publish(archives, uri, raw=raw)
 
 
 @app.command()
