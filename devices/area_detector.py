@@ -120,6 +120,8 @@ class HedmAreaDetector(SingleTrigger, DetectorBase):
     Made by `area_detector_class`. Its images are recorded under `<name>_image`.
     """
 
+    lazy_wait_for_connection = False
+
     cam: Any
     hdf5: Any
 
@@ -223,10 +225,13 @@ def area_detector_class(
     if kind not in CAMS:
         raise SettingsError(f"detector kind {kind!r} is unknown: use one of {', '.join(sorted(CAMS))}")
     file_class: type[Device] = SwmrHDF5Plugin if writer == "hdf5" else GeFileWriter
-    # ophyd touches `cam.acquire` when it makes the device, and would give up on it after a second.
-    cam_class = type(CAMS[kind].__name__, (CAMS[kind],), {"lazy_wait_for_connection": False})
+
+    def patient(cls: type[Device]) -> type[Device]:
+        # ophyd touches some signals when it makes the device, and would give up on them after a second.
+        return type(cls.__name__, (cls,), {"lazy_wait_for_connection": False})
+
     parts = {
-        "cam": ADComponent(cam_class, cam_suffix),
-        "hdf5": ADComponent(file_class, file_suffix, write_path_template="/"),
+        "cam": ADComponent(patient(CAMS[kind]), cam_suffix),
+        "hdf5": ADComponent(patient(file_class), file_suffix, write_path_template="/"),
     }
     return type("HedmAreaDetector", (HedmAreaDetector,), parts)
