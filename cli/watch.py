@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from ..callbacks import FolderWatch, Outcome, Settings, load_settings, make_sink
 from ..streaming import ReplayError, SettingsError
 from .display import console, error_console, show_result, show_run
@@ -41,7 +43,7 @@ def _show(outcome: Outcome) -> bool:
     if outcome.result is None:
         error_console.print(f"! {outcome.error}", style="yellow", markup=False)
         return True
-    console.print(outcome.scan.first.name, style="bold", markup=False)
+    console.print(Text.assemble((f"{'file':<8} ", "dim"), (outcome.scan.first.name, "bold")))
     show_result(outcome.result)
     return not outcome.result.digests
 

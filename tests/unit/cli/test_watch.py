@@ -25,7 +25,7 @@ def test_every_file_is_named_with_its_digest(run: Run, settings: Path, tmp_path:
     scans.whole(scans.write_ge, tmp_path / "in" / "scan.ge2")
     ended = run("watch", tmp_path / "in", "--settings", settings, "--out", tmp_path / "out", "--once")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.splitlines()[0] == "scan.ge2"
+    assert ended.said["file"] == "scan.ge2"
     assert ended.said["digest"].split()[0] == scans.expected_digest()
     again = run("watch", tmp_path / "in", "--settings", settings, "--out", tmp_path / "out", "--once")
     assert (again.code, again.out, again.err) == (0, "", "")
