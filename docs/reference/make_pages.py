@@ -21,14 +21,17 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from hedmlive.callbacks import Settings, load_settings, process
+from hedmlive.callbacks.guard_settings import GuardSettings
 from hedmlive.callbacks.settings import (
     ArchiveSettings,
     AxisSettings,
     DetectorSettings,
+    HedmSettings,
     TiledSettings,
     TrajectorySettings,
     WorkerSettings,
 )
+from hedmlive.callbacks.watch_settings import FinishedSettings, LogSettings, ProfileSettings, WatchSettings
 from hedmlive.cli.app import app
 from hedmlive.streaming import PEAKS_FIT, TABLES, Column, Recipe
 from hedmlive.tiled_config.settings import ServeSettings
@@ -80,6 +83,12 @@ def settings() -> str:
         ("trajectory:", TrajectorySettings, "Which frames are neighbours; without this block the run's plan says it."),
         ("trajectory: axes:", AxisSettings, "What is known of a motor, by its role."),
         ("archive:", ArchiveSettings, "Where the archives go."),
+        ("hedm:", HedmSettings, "What a reconstruction needs beside the frames, for the raw archive."),
+        ("guards:", GuardSettings, "What is watched for metadata that cannot be true."),
+        ("watch:", WatchSettings, "Foreign files, for `hedmlive watch` and `hedmlive reduce`."),
+        ("watch: profile:", ProfileSettings, "Where things lie in an HDF5 file."),
+        ("watch: logs:", LogSettings, "Logs beside the frames."),
+        ("watch: finished:", FinishedSettings, "When a file is complete."),
         ("worker:", WorkerSettings, "Bounds of what waits in memory; the defaults suit most."),
         ("tiled:", TiledSettings, "The server to publish to; without this block nothing is published."),
         ("serve.yml", ServeSettings, "Another file: what `hedmlive serve` reads."),
