@@ -1,0 +1,288 @@
+"""Filters of rows: typed words, the wire, and the databases, each beside a filter in pandas that cannot be wrong."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiled.storage import parse_storage, register_storage
+from tiled.structures.core import StructureFamily
+from tiled.structures.data_source import DataSource, Management
+from tiled.structures.table import TableStructure
+
+from hedmlive.streaming import Column, SettingsError, Table
+from hedmlive.tiled_config import tables_sql
+from hedmlive.tiled_config.adapters import LockedSQLAdapter
+from hedmlive.tiled_config.layout import sql_table_name, table_schema
+from hedmlive.tiled_config.queries import MOST_VALUES, Condition, RowQuery, check_columns, conditions_of, parse
+from hedmlive.tiled_config.tables_server import select, select_from_partitions
+
+COLUMNS = ("batch", "frame", "peak", "omega", "Weight", "on_edge", "sum_intensity", "max_intensity")
+TYPES = {"frame": "i8", "peak": "i4", "omega": "f8", "on_edge": "b1"}
+
+
+def encoded(**criteria: Any) -> list[str]:
+    return [each.encoded() for each in conditions_of(criteria, COLUMNS, "peaks")]
+
+
+# ---------------------------------------------------------------- what is typed
+
+
+def test_words_become_conditions():
+    assert encoded(omega=(10, 20.5)) == ["omega:ge:10", "omega:le:20.5"]
+    assert encoded(omega=(None, 20), frame=None) == ["omega:le:20"]
+    assert encoded(frame=3, peak=[1, np.int64(2)], on_edge=True) == ["frame:in:3", "peak:in:1,2", "on_edge:in:true"]
+    assert encoded(min_omega=1, max_frame=2) == ["omega:ge:1", "frame:le:2"]
+    assert encoded(min_intensity=5, intensity=(1, None)) == ["sum_intensity:ge:5", "sum_intensity:ge:1"]
+    # A column's own name wins.
+    assert encoded(max_intensity=(5, None), min_max_intensity=6) == ["max_intensity:ge:5", "max_intensity:ge:6"]
+
+
+@pytest.mark.parametrize(
+    ("criteria", "message"),
+    [
+        ({"omegga": 1}, r"peaks: column 'omegga' came; wanted one of frame, .*, or min_ or max_ before it"),
+        ({"min_omegga": 1}, "column 'min_omegga' came"),
+        ({"omega": (2, 1)}, r"omega=\(2, 1\) came; wanted the lower end first"),
+        ({"omega": (1, 2, 3)}, r"wanted \(low, high\), or a list"),
+        ({"omega": "1; DROP TABLE x"}, "wanted a number"),
+        ({"omega": math.nan}, "wanted a number"),
+        ({"min_omega": [1]}, "wanted a number"),
+        ({"frame": []}, f"0 values came; wanted 1 to {MOST_VALUES}"),
+        ({"frame": range(MOST_VALUES + 1)}, f"{MOST_VALUES + 1} values came"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_in_one_line(criteria, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        encoded(**criteria)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_columns_are_those_of_the_table():
+    assert check_columns(None, ("batch", "a", "b"), "t") == ("a", "b")
+    assert check_columns("a", ("batch", "a"), "t") == ("a",)
+    assert check_columns(["b", "a", "b"], ("a", "b"), "t") == ("b", "a")
+    with pytest.raises(SettingsError, match=r"t: columns \['c'\] came; wanted some of a, b"):
+        check_columns(["a", "c"], ("a", "b"), "t")
+    with pytest.raises(SettingsError, match="wanted some of a"):
+        check_columns([], ("a",), "t")
+
+
+# ---------------------------------------------------------------- what goes over the wire
+
+
+@given(st.sampled_from(["ge", "le"]), st.floats(allow_nan=False))
+def test_a_number_comes_through_exactly(operator: Any, value: float):
+    sent = Condition(column="omega", operator=operator, values=(value,))
+    assert parse(sent.encoded(), TYPES, "t") == sent
+
+
+@given(st.lists(st.integers(-(2**63) + 1, 2**63 - 1), min_size=1, max_size=9))
+def test_whole_numbers_come_through_exactly(values: list[int]):
+    sent = Condition(column="frame", operator="in", values=tuple(values))
+    assert parse(sent.encoded(), TYPES, "t") == sent
+
+
+def test_bounds_of_whole_numbers_are_rounded_to_the_inside():
+    assert parse("frame:ge:1.5", TYPES, "t").values == (2,)
+    assert parse("frame:le:1.5", TYPES, "t").values == (1,)
+    assert parse("frame:in:2.0", TYPES, "t").values == (2,)
+    assert parse("frame:ge:-inf", TYPES, "t").values == (-(2**62),)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_condition_or_refused(text: str):
+    with suppress(SettingsError):
+        found = parse(text, TYPES, "t")
+        assert found.column in TYPES
+        assert all(isinstance(value, (bool, int, float)) for value in found.values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "omega", "omega:ge", "omega:eq:1", "omega:ge:", "omega:ge:1,2", "omega:ge:nan", "frame:in:1.5",
+     "frame:ge:9223372036854775808", "on_edge:ge:true", "on_edge:in:maybe", 'om"ega:ge:1', "batch:ge:1",
+     "frame:in:" + ",".join("1" * (MOST_VALUES + 1))],
+)  # fmt: skip
+def test_what_is_no_condition_is_refused(text):
+    with pytest.raises(SettingsError, match=r"^t: "):
+        parse(text, TYPES, "t")
+
+
+# ---------------------------------------------------------------- what the databases make of it
+
+KEY = ("frame", "peak")
+N = 60
+TABLE = Table(
+    name="peaks",
+    row="peak",
+    key=KEY,
+    columns=tuple(
+        Column(name=name, dtype=dtype, unit="", meaning="")
+        for name, dtype in (("frame", "<i8"), ("peak", "<i4"), ("omega", "<f8"), ("Weight", "<f8"), ("on_edge", "|b1"))
+    ),
+)
+FEW = settings(max_examples=40)  # each asks a database
+NUMBER = st.sampled_from([-math.inf, -1.0, 0.0, 0.1, 0.1 + 0.2, 2.0, 3.5, math.inf])
+
+
+def made_rows() -> pd.DataFrame:
+    """Rows of 12 frames in no order, with NaN, infinities, and a number that is not what it is printed as."""
+    rng = np.random.default_rng(0)
+    special = np.array([math.nan, math.inf, -math.inf, 0.1 + 0.2, 0.3, 0.0])
+    rows = pd.DataFrame(
+        {
+            "frame": np.repeat(np.arange(12), 5),
+            "peak": np.tile(np.arange(5, dtype=np.int32), 12),
+            "omega": np.repeat(np.round(np.arange(12) * 0.5, 1), 5),
+            "Weight": special[rng.integers(0, len(special), N)],
+            "on_edge": rng.random(N) < 0.5,
+        }
+    )
+    return rows.sample(frac=1, random_state=1).reset_index(drop=True)
+
+
+ROWS = made_rows()
+
+
+class Parts:
+    """A table in three partitions, as any adapter of Tiled may be."""
+
+    def structure(self) -> TableStructure:
+        return TableStructure.from_schema(table_schema(TABLE), npartitions=3)
+
+    def read_partition(self, partition: int, fields: list[str]) -> pd.DataFrame:
+        return ROWS.iloc[20 * partition : 20 * (partition + 1)][fields]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "duckdb", "postgresql", "partitions"])
+def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if request.param == "partitions":
+        yield Parts()
+        return
+    uri = f"{request.param}:///{tmp_path_factory.mktemp('sql') / 'tables.db'}"
+    if request.param == "postgresql":
+        uri = os.environ.get("HEDMLIVE_POSTGRES", "")
+        if not uri:
+            pytest.skip("no PostgreSQL: set HEDMLIVE_POSTGRES to the URI of an empty database")
+    storage: Any = parse_storage(uri)
+    register_storage(storage)
+    schema = table_schema(TABLE)
+    made: list[Any] = []
+    for _ in range(2):  # beside another dataset with the same rows
+        source = DataSource(
+            structure_family=StructureFamily.table,
+            structure=TableStructure.from_schema(schema),
+            mimetype="application/x-tiled-sql-table",
+            parameters={"table_name": sql_table_name(TABLE)},
+            management=Management.writable,
+            assets=[],
+        )
+        source = LockedSQLAdapter.init_storage(storage, source)
+        made.append(
+            LockedSQLAdapter(
+                storage.uri, source.structure, source.parameters["table_name"], source.parameters["dataset_id"]
+            )
+        )
+        columns = {"batch": np.ones(N, np.int64), **{name: ROWS[name].to_numpy() for name in ROWS}}
+        made[-1].append_partition(0, pa.table(columns, schema=schema))
+    yield made[0]
+    storage.dispose()
+
+
+def naive(conditions: list[Condition]) -> pd.DataFrame:
+    rows = ROWS.sort_values(list(KEY))
+    for each in conditions:
+        values = rows[each.column]
+        if each.operator == "in":
+            rows = rows[values.isin(each.values)]
+        else:
+            rows = rows[values >= each.values[0] if each.operator == "ge" else values <= each.values[0]]
+    return rows
+
+
+def pages(adapter: Any, limit: int, **wanted: Any) -> list[pa.Table]:
+    found, after = [], None
+    while True:
+        query = RowQuery(columns=tuple(ROWS), key=KEY, limit=limit, after=after, **wanted)
+        page, after = select(adapter, query)
+        assert len(page) <= limit
+        found.append(page)
+        if after is None:
+            return found
+        assert len(found) <= N + 10
+
+
+def check(adapter: Any, conditions: list[Condition], limit: int) -> None:
+    found = pa.concat_tables(pages(adapter, limit, conditions=tuple(conditions)))
+    expected = naive(conditions)
+    for name in ROWS:
+        np.testing.assert_array_equal(found[name].to_numpy(), expected[name].to_numpy())
+        assert found[name].type.to_pandas_dtype() == ROWS[name].dtype.type
+
+
+CONDITIONS = st.lists(
+    st.one_of(
+        st.builds(
+            lambda column, operator, value: Condition(column=column, operator=operator, values=(value,)),
+            st.sampled_from(["omega", "Weight"]), st.sampled_from(["ge", "le", "in"]), NUMBER,
+        ),
+        st.builds(
+            lambda operator, value: Condition(column="frame", operator=operator, values=(value,)),
+            st.sampled_from(["ge", "le", "in"]), st.integers(-1, 13),
+        ),
+        st.builds(lambda values: Condition(column="peak", operator="in", values=tuple(values)),
+                  st.lists(st.integers(0, 5), min_size=1)),
+        st.builds(lambda value: Condition(column="on_edge", operator="in", values=(value,)), st.booleans()),
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+@FEW
+@given(conditions=CONDITIONS, limit=st.sampled_from([1, 7, 1000]))
+def test_rows_are_those_of_the_naive_filter_in_order(adapter: Any, conditions: list[Condition], limit: int):
+    check(adapter, conditions, limit)
+
+
+@FEW
+@given(conditions=CONDITIONS, limit=st.sampled_from([3, 1000]))
+def test_windows_and_indexes_change_nothing(adapter: Any, conditions: list[Condition], limit: int):
+    with pytest.MonkeyPatch.context() as patch:
+        # With so few rows allowed, neither the index nor one window suffices.
+        patch.setattr(tables_sql, "FEW", 4)
+        patch.setattr(tables_sql, "WINDOW", 5)
+        patch.setattr(tables_sql, "MOST_WINDOWS", 2)
+        check(adapter, conditions, limit)
+
+
+@FEW
+@given(st.lists(st.tuples(st.integers(0, 13), st.integers(0, 5)), max_size=20), st.sampled_from([2, 1000]))
+def test_rows_are_found_by_their_key(adapter: Any, pairs: list[tuple[int, int]], limit: int):
+    found = pa.concat_tables(pages(adapter, limit, pairs=tuple(pairs)))
+    there = set(zip(ROWS["frame"], ROWS["peak"], strict=True))
+    got = list(zip(found["frame"].to_pylist(), found["peak"].to_pylist(), strict=True))
+    assert got == sorted(set(pairs) & there)
+
+
+def test_partitions_are_read_only_as_far_as_needed():
+    asked: list[tuple[int, list[str]]] = []
+
+    class Watched(Parts):
+        def read_partition(self, partition: int, fields: list[str]) -> pd.DataFrame:
+            asked.append((partition, fields))
+            return super().read_partition(partition, fields)
+
+    condition = Condition(column="frame", operator="in", values=(99,))
+    found, more = select_from_partitions(
+        Watched(), RowQuery(columns=("Weight",), key=KEY, conditions=(condition,), limit=5)
+    )
+    assert (len(found), more) == (0, None)
+    assert asked == [(part, ["frame", "peak"]) for part in range(3)]

@@ -1,0 +1,246 @@
+"""The clients of the nodes below ``/reduced``: a run, and a reduction of it. Plain ``from_uri`` gives them too."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+import pyarrow as pa
+from tiled.client.container import Container
+
+from ..streaming import SettingsError
+from .layout import SUMMARY, attempt_key
+from .runs_compare import Comparison, compare
+from .runs_track import Track
+
+
+class ReductionView(Container):
+    """What can be asked of a reduction; a run answers for its newest one."""
+
+    @property
+    def reduction(self) -> "Reduction":
+        """The reduction that is asked."""
+        raise NotImplementedError
+
+    @property
+    def uid(self) -> str:
+        """Uid of the raw run."""
+        return str(self.metadata["raw_run_uid"])
+
+    @property
+    def start(self) -> Mapping[str, Any]:
+        """What can be compared of the run's start document."""
+        return self.metadata.get("start", {})
+
+    @property
+    def scan_id(self) -> int | None:
+        """Number of the scan, if it has one."""
+        return self.start.get("scan_id")
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """What `search` compares: sample, technique, ranges, counts, status."""
+        return self.metadata.get(SUMMARY, {})
+
+    @property
+    def status(self) -> str:
+        """How far the reduction is: running, complete or failed."""
+        return str(self.reduction.metadata.get("status", "unknown"))
+
+    @property
+    def digest(self) -> str:
+        """The digest of its tables; empty while it runs."""
+        return str(self.reduction.metadata.get("digest", ""))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong or looks wrong, one line each."""
+        return list(self.reduction.metadata.get("warnings", []))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The numbers that decided the reduction."""
+        return dict(self.reduction.metadata.get("recipe", {}))
+
+    def query(self, table: str, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
+        """Return the rows of a table that fulfil all criteria, as `ReducedTable.query` says.
+
+        Raises
+        ------
+        SettingsError
+            There is no such table or column, or the range is none.
+        """
+        reduction = self.reduction
+        try:
+            node = reduction[table]
+        except KeyError:
+            raise SettingsError(f"{reduction.name}: table {table!r} came; wanted one of {sorted(reduction)}") from None
+        return node.query(columns, **criteria)
+
+    def peaks(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
+        """Return peaks, such as ``peaks(omega=(10, 20), min_intensity=500)`` or ``peaks(track=5000012)``."""
+        return self.query("peaks", columns, **criteria)
+
+    def tracks(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
+        """Return closed tracks, such as ``tracks(omega=(10, 20), min_n_frames=3)``."""
+        return self.query("tracks", columns, **criteria)
+
+    def links(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
+        """Return links between peaks, such as ``links(frame_a=12)``."""
+        return self.query("links", columns, **criteria)
+
+    def members(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
+        """Return which peaks make which closed tracks, such as ``members(track=5000012)``."""
+        return self.query("members", columns, **criteria)
+
+    def frames(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
+        """Return what is known of each frame, such as ``frames(["frame", "energy"], omega_start=(0, 90))``."""
+        return self.query("frames", columns, **criteria)
+
+    def track(self, track: int) -> Track:
+        """Return one closed track, to be asked for its rocking curve, its sinogram and its raw frames.
+
+        Raises
+        ------
+        SettingsError
+            There is no such track, or it is not closed yet.
+        """
+        reduction = self.reduction
+        found = reduction.tracks(track=track).to_pylist()
+        if not found:
+            raise SettingsError(f"{reduction.name}: track {track} came; wanted one of its closed tracks")
+        return Track(reduction, found[0])
+
+    def brightest(self, n: int = 5) -> pa.Table:
+        """Return the brightest closed tracks so far, the brightest first."""
+        found = self.tracks(["track", "omega", "row", "col", "sum_intensity"])
+        return found.sort_by([("sum_intensity", "descending")]).slice(0, n)
+
+    def compare(self, other: "ReductionView", *, pixels: float = 1.0, degrees: float | None = None) -> Comparison:
+        """Return how another reduction differs from this one: recipe, counts, tracks moved, lost and new.
+
+        Parameters
+        ----------
+        other
+            A reduction, or a run for its newest one.
+        pixels
+            Tracks further apart than this are not the same one, in px.
+        degrees
+            The same for omega; None takes the width of a frame of this reduction.
+        """
+        return compare(self.reduction, other.reduction, pixels=pixels, degrees=degrees)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        raise NotImplementedError
+
+    def _facts(self) -> dict[str, str]:
+        reduction, summary = self.reduction, dict(self.summary)
+        counts = [f"{summary[f'n_{what}']} {what}" for what in ("frames", "peaks", "tracks") if f"n_{what}" in summary]
+        facts = {
+            "scan": str(self.scan_id or ""),
+            "sample": str(summary.get("sample", "")),
+            "time": _when(summary.get("time")),
+            "technique": str(summary.get("technique", "")),
+            "omega": _range(summary, "omega", "deg"),
+            "energy": _range(summary, "energy", "keV"),
+            "counts": ", ".join(counts),
+            "status": str(reduction.metadata.get("status", "")),
+            "digest": str(reduction.metadata.get("digest", ""))[:16],
+            "warnings": str(len(reduction.metadata.get("warnings", [])) or ""),
+        }
+        return {name: text for name, text in facts.items() if text}
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {', '.join(f'{name} {text}' for name, text in self._facts().items())}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self._facts().items()
+        )
+        return f"<table><caption>{escape(self.name)}</caption>{rows}</table>"
+
+
+class Reduction(ReductionView):
+    """One attempt at reducing a run, for one detector."""
+
+    @property
+    def reduction(self) -> "Reduction":
+        """Itself."""
+        return self
+
+    @property
+    def attempt_number(self) -> int:
+        """Number of the attempt, from 0."""
+        return int(self.item["id"].rpartition("-")[2])
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"reduction {self.attempt_number} of run {self.uid[:8]}"
+
+
+class Run(ReductionView):
+    """A run that was reduced once or more often."""
+
+    @property
+    def reduction(self) -> Reduction:
+        """The newest reduction, asked for anew each time.
+
+        Raises
+        ------
+        SettingsError
+            The run has none yet.
+        """
+        return self.attempt()
+
+    @property
+    def attempts(self) -> list[int]:
+        """The numbers of its reductions."""
+        return sorted(int(key.rpartition("-")[2]) for key in self)
+
+    def attempt(self, number: int | None = None, *, detector: str | None = None) -> Reduction:
+        """Return one of its reductions.
+
+        Parameters
+        ----------
+        number
+            Its number; None takes the newest.
+        detector
+            Name of the detector whose newest reduction is wanted; None does not ask.
+
+        Raises
+        ------
+        SettingsError
+            There is no such reduction.
+        """
+        from tiled.queries import Key
+
+        try:
+            if number is not None:
+                return self[attempt_key(number)]
+            found = self if detector is None else self.search(Key("detector") == detector)
+            return found.sort(("attempt", -1)).values().first()
+        except (KeyError, IndexError):
+            which = "reduction" if detector is None else f"reduction of detector {detector!r}"
+            named = which if number is None else f"{which} {number}"
+            raise SettingsError(f"{self.name}: {named} came; wanted one of {self.attempts}") from None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"run {self.uid[:8]}"
+
+
+def _when(seconds: Any) -> str:
+    if not isinstance(seconds, (int, float)):
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(" ", "seconds")
+
+
+def _range(summary: Mapping[str, Any], name: str, unit: str) -> str:
+    low, high = summary.get(f"{name}_min"), summary.get(f"{name}_max")
+    if low is None or high is None:
+        return ""
+    return f"{low:g} {unit}" if low == high else f"{low:g} to {high:g} {unit}"

@@ -1,0 +1,224 @@
+"""Rows of a table, filtered on the server: the endpoint ``/api/v1/hedm/rows/PATH``, which a Tiled server includes.
+
+::
+
+    GET /api/v1/hedm/rows/reduced/<uid>/attempt-0000/peaks?column=row&column=col&where=omega:ge:10&where=omega:le:20
+
+answers with Arrow's stream format, in the order of the columns that identify a row. The header ``x-hedmlive-next`` is
+there where rows are left: send it back as ``after``. Who may read the table may ask; Tiled's own rules decide.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+import numpy as np
+import pyarrow as pa
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response, Security
+from tiled.adapters.core import Adapter
+from tiled.server.authentication import (
+    check_scopes,
+    get_current_access_tags,
+    get_current_principal,
+    get_current_scopes,
+    get_session_state,
+)
+from tiled.server.dependencies import get_entry, get_root_tree
+from tiled.structures.core import StructureFamily
+
+from ..streaming import SettingsError
+from .layout import table_identity
+from .queries import TRACK, Condition, RowQuery, check_columns, parse
+
+PAGE_ROWS = 200_000
+"""Rows of an answer at most."""
+
+PAGE_BYTES = 32 << 20
+"""Bytes of an answer at most."""
+
+MOST_PEAKS = 20_000
+"""Peaks that can be asked for by their tracks at once."""
+
+NEXT = "x-hedmlive-next"
+"""Header: the key after which the next page begins."""
+
+ARROW = "application/vnd.apache.arrow.stream"
+
+_SCOPES = ["read:data"]
+
+router = APIRouter()
+
+
+class _Asker:
+    """Who asks, and what of the tree may be seen; one for a request."""
+
+    def __init__(
+        self,
+        request: Request,
+        principal: Annotated[Any, Depends(get_current_principal)],
+        root_tree: Annotated[Any, Depends(get_root_tree)],
+        session_state: Annotated[Any, Depends(get_session_state)],
+        access_tags: Annotated[Any, Depends(get_current_access_tags)],
+        scopes: Annotated[Any, Depends(get_current_scopes)],
+    ) -> None:
+        self._request = request
+        self._who = (principal, access_tags, scopes, root_tree, session_state)
+
+    async def table(self, path: str) -> Any:
+        """Return the adapter of a table, if it is there and may be read."""
+        entry = await get_entry(
+            path,
+            _SCOPES,
+            *self._who,
+            self._request.state.metrics,
+            {StructureFamily.table},
+            getattr(self._request.app.state, "access_policy", None),
+        )
+        # A node of the catalogue finds its adapter in the database; other trees are made of adapters.
+        return await entry.get_adapter() if hasattr(entry, "get_adapter") else entry
+
+
+@router.get("/hedm/rows/{path:path}", dependencies=[Security(check_scopes, scopes=_SCOPES)])
+async def rows(
+    path: str,
+    asker: Annotated[_Asker, Depends()],
+    column: Annotated[list[str] | None, Query()] = None,
+    where: Annotated[list[str] | None, Query()] = None,
+    after: Annotated[str | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1)] = PAGE_ROWS,
+) -> Response:
+    """Return a page of the rows of a table that fulfil all conditions."""
+    adapter = await asker.table(path)
+    try:
+        schema: pa.Schema = adapter.structure().arrow_schema_decoded
+        types = _types(schema)
+        name = path.rsplit("/", 1)[-1]
+        tracks = name == "peaks"
+        known = {**types, TRACK: "i8"} if tracks else types
+        conditions = [parse(text, known, name) for text in where or ()]
+        wanted = RowQuery(
+            columns=check_columns(column, list(types), name),
+            key=_key(schema, name),
+            conditions=tuple(each for each in conditions if each.column in types),
+            limit=limit,
+        )
+        wanted = _paged(wanted, after, schema)
+        of_tracks = tuple(each for each in conditions if each.column not in types)
+        if of_tracks:
+            members = await asker.table(path[: -len(name)] + "members")
+            wanted = await anyio.to_thread.run_sync(partial(_of_tracks, wanted, of_tracks, members))
+        found, following = await anyio.to_thread.run_sync(partial(select, adapter, wanted))
+    except SettingsError as error:
+        raise HTTPException(400, str(error)) from None
+    headers = {} if following is None else {NEXT: ",".join(map(str, following))}
+    return Response(_stream(found.select(list(wanted.columns))), media_type=ARROW, headers=headers)
+
+
+def select(adapter: Any, wanted: RowQuery) -> tuple[pa.Table, tuple[int, ...] | None]:
+    """Return a page of a table, with the columns of its key, and the key after which the next page begins, if any."""
+    if hasattr(adapter, "select"):
+        return adapter.select(wanted)
+    return select_from_partitions(adapter, wanted)
+
+
+def select_from_partitions(adapter: Adapter[Any], wanted: RowQuery) -> tuple[pa.Table, tuple[int, ...] | None]:
+    """Return what `select` does from any table of Tiled: of its columns only those needed are read, part by part."""
+    schema: pa.Schema = adapter.structure().arrow_schema_decoded
+    asked = {*wanted.key, *(each.column for each in wanted.conditions)}
+    keys, parts, places = [], [], []
+    for part in range(adapter.structure().npartitions):
+        columns = _read(adapter, part, asked)
+        at = np.flatnonzero(_fulfil(columns, wanted))
+        keys.append(np.stack([columns[name][at].astype(np.int64) for name in wanted.key]))
+        parts.append(np.full(len(at), part))
+        places.append(at)
+    key, part, place = np.concatenate(keys, axis=1), np.concatenate(parts), np.concatenate(places)
+    order = np.lexsort(key[::-1])
+    following = tuple(key[:, order[wanted.limit - 1]].tolist()) if len(order) > wanted.limit else None
+    order = order[: wanted.limit]
+    names = list(dict.fromkeys((*wanted.key, *wanted.columns)))
+    taken = {name: np.empty(len(order), schema.field(name).type.to_pandas_dtype()) for name in names}
+    for number in np.unique(part[order]):
+        columns = _read(adapter, int(number), set(names))
+        here = np.flatnonzero(part[order] == number)
+        for name in names:
+            taken[name][here] = columns[name][place[order[here]]]
+    return pa.table(taken, schema=pa.schema([schema.field(name) for name in names])), following
+
+
+def _read(adapter: Any, part: int, names: set[str]) -> dict[str, np.ndarray]:
+    frame = adapter.read_partition(part, sorted(names))
+    return {name: frame[name].to_numpy() for name in names}
+
+
+def _fulfil(columns: Mapping[str, np.ndarray], wanted: RowQuery) -> np.ndarray:
+    """Return which rows fulfil the conditions and lie behind the last page."""
+    good = np.ones(len(columns[wanted.key[0]]), np.bool_)
+    for each in wanted.conditions:
+        values = columns[each.column]
+        if each.operator == "in":
+            good &= np.isin(values, np.asarray(each.values, values.dtype))
+        else:
+            good &= values >= each.values[0] if each.operator == "ge" else values <= each.values[0]
+    if wanted.after is not None:
+        behind = np.zeros(len(good), np.bool_)
+        # From the last column on: larger here, or equal and larger behind.
+        for name, value in zip(wanted.key[::-1], wanted.after[::-1], strict=True):
+            behind = (columns[name] > value) | ((columns[name] == value) & behind)
+        good &= behind
+    if wanted.pairs is not None:
+        ours = np.rec.fromarrays([columns[name].astype(np.int64) for name in wanted.key])
+        asked = np.array(wanted.pairs, np.int64).reshape(-1, len(wanted.key))
+        good &= np.isin(ours, np.rec.fromarrays(list(asked.T)).astype(ours.dtype))
+    return good
+
+
+def _of_tracks(wanted: RowQuery, tracks: tuple[Condition, ...], members: Any) -> RowQuery:
+    """Return the query with the peaks of tracks named."""
+    key = (TRACK, *wanted.key)
+    asked = RowQuery(columns=wanted.key, key=key, conditions=tracks, limit=MOST_PEAKS)
+    found, more = select(members, asked)
+    if more is not None:
+        raise SettingsError(f"peaks: tracks of more than {MOST_PEAKS} peaks were asked for; ask for fewer at once")
+    pairs = zip(*(found[name].to_pylist() for name in wanted.key), strict=True)
+    return RowQuery(
+        columns=wanted.columns,
+        key=wanted.key,
+        conditions=wanted.conditions,
+        pairs=tuple(sorted(set(pairs))),
+        after=wanted.after,
+        limit=wanted.limit,
+    )
+
+
+def _paged(wanted: RowQuery, after: str | None, schema: pa.Schema) -> RowQuery:
+    width = sum(schema.field(name).type.bit_width for name in wanted.columns) // 8
+    limit = max(1, min(wanted.limit, PAGE_ROWS, PAGE_BYTES // max(width, 1)))
+    key = None
+    if after is not None:
+        try:
+            key = tuple(int(part) for part in after.split(","))
+        except ValueError:
+            key = ()
+        if len(key) != len(wanted.key) or any(abs(part) >= 2**63 for part in key):
+            raise SettingsError(f"after={after[:100]!r} came; wanted whole numbers for {', '.join(wanted.key)}")
+    return RowQuery(columns=wanted.columns, key=wanted.key, conditions=wanted.conditions, after=key, limit=limit)
+
+
+def _key(schema: pa.Schema, name: str) -> tuple[str, ...]:
+    key = table_identity(schema)
+    if not key:
+        raise SettingsError(f"{name} is no table of a reduction; wanted frames, peaks, links, tracks or members")
+    return key
+
+
+def _types(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: np.dtype(field.type.to_pandas_dtype()).str[1:] for field in schema}
+
+
+def _stream(table: pa.Table) -> bytes:
+    out = pa.BufferOutputStream()
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue().to_pybytes()
