@@ -28,8 +28,9 @@ from .archives_nodes import (
     swap_table,
     without_rows,
 )
-from .layout import REDUCED, ensure_attempt, ensure_root
+from .layout import REDUCED, SUMMARY, ensure_attempt, ensure_root
 from .sink import LIVE_EVENTS, TiledSink
+from .summary import write_summary
 
 LEAVE = 60.0
 """Seconds since the last change of a file in which it is left to the publisher that its settings name."""
@@ -232,9 +233,19 @@ class Archives:
         if ours or sent:
             for name in (name for name in place.tables if name not in children):
                 register_table(node, place, name)
-        if ours and any(node.metadata.get(name) != value for name, value in attributes.items()):
-            node.update_metadata(attributes)
+        if ours and not sent:
+            self._describe(place, node)
         return self._drop_rows(place, children) and not sent
+
+    def _describe(self, place: Place, node: Any) -> None:
+        """Bring what is said of a reduction up to date: what its file says, and what it is searched by."""
+        if any(node.metadata.get(name) != value for name, value in place.attributes.items()):
+            node.update_metadata(place.attributes)
+        elif SUMMARY in node.metadata:
+            return
+        write_summary(
+            node, self._client[REDUCED][place.uid], node.metadata["start"], place.counts(), node.get("frames")
+        )
 
     def _find(self, place: Place) -> Any:
         """Return the node of a reduction, wherever it is; None if there is none."""

@@ -61,6 +61,11 @@ class Place:
         group: Any = file[self.group(table)]
         return min(len(group[name]) for name in self.tables[table].names)
 
+    def counts(self) -> dict[str, int]:
+        """Return how many rows each table has."""
+        with open_archive(self.path) as file:
+            return {name: self.n_rows(file, name) for name in self.tables}
+
     def verify(self) -> None:
         """Raise `ArchiveError` if the tables are not those of which the digest was written."""
         computed = self._reader.digest(self.attempt)
@@ -111,8 +116,7 @@ def register_table(reduction: Any, place: Place, name: str) -> None:
     from tiled.structures.table import TableStructure
 
     table = place.tables[name]
-    with open_archive(place.path) as file:
-        n_rows = place.n_rows(file, name)
+    n_rows = place.counts()[name]
     # Whoever saw one partition of a table that grows would miss the second: it stays with one.
     growing = place.attributes["status"] == "running"
     parts = 1 if growing else max(1, ceil(n_rows / PARTITION_ROWS))
@@ -133,8 +137,7 @@ class Behind(ArchiveError):
 def check_counts(node: Any, place: Place, name: str) -> None:
     """Raise `Behind` if a table has not all its rows."""
     n_served = len(node.read([BATCH]))
-    with open_archive(place.path) as file:
-        n_rows = place.n_rows(file, name)
+    n_rows = place.counts()[name]
     if n_served != n_rows:
         raise Behind(
             f"{place.path}: {place.group(name)} has {n_rows} rows, Tiled {n_served}; `hedmlive publish` sends the rest"
