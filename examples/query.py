@@ -1,4 +1,4 @@
-"""Query a reduction over Tiled: `python query.py URI`, with the key in the environment as HEDMLIVE_TILED_KEY.
+"""Query a catalogue over Tiled: `python query.py URI`, with the key in the environment as HEDMLIVE_TILED_KEY.
 
 `hedmlive demo --keep` leaves a server to try it with. It works while the scan runs, too.
 """
@@ -6,13 +6,15 @@
 import os
 import sys
 
-from hedmlive.tiled_config import connect, disconnect, latest_reduction, read_table
+from hedmlive.tiled_config import connect, disconnect
 
 if __name__ == "__main__":
-    client = connect(sys.argv[1], os.environ["HEDMLIVE_TILED_KEY"])
-    for uid in client["reduced"]:
-        reduction = latest_reduction(client, uid)
-        tracks = read_table(reduction["tracks"])
-        print(uid, reduction.metadata["status"], len(tracks), "tracks")
-        print(tracks.nlargest(5, "sum_intensity")[["track", "omega", "row", "col", "sum_intensity"]])
-    disconnect(client)
+    runs = connect(sys.argv[1], os.environ["HEDMLIVE_TILED_KEY"])
+    for run in runs.search(min_tracks=1):
+        print(run.uid, run.status, len(run.tracks(["track"])), "tracks")
+        print(run.brightest(5).to_pandas())
+        brightest = run.track(run.brightest(1)["track"][0].as_py())
+        curve = brightest.rocking_curve()
+        for omega, counts in zip(curve.position, curve.intensity, strict=True):
+            print(f"{omega:8.2f} deg {counts:10.0f} counts")
+    disconnect(runs)
