@@ -221,7 +221,8 @@ class Run(ReductionView):
             if number is not None:
                 return self[attempt_key(number)]
             found = self if detector is None else self.search(Key("detector") == detector)
-            return found.sort(("attempt", -1)).values().first()
+            # By when they were made: the number in the metadata is that of the archive.
+            return found.sort(("", -1)).values().first()
         except (KeyError, IndexError):
             which = "reduction" if detector is None else f"reduction of detector {detector!r}"
             named = which if number is None else f"{which} {number}"
