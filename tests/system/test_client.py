@@ -121,6 +121,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Generator[Scanned]:
 
 @pytest.fixture(scope="module")
 def archived(scanned: Scanned) -> dict[str, dict[str, np.ndarray]]:
+    assert scanned.result.reduced is not None
     with ReducedArchiveReader(scanned.result.reduced) as archive:
         return {name: archive.read(0, name) for name in ("frames", "peaks", "links", "tracks", "members")}
 
@@ -210,6 +211,7 @@ def test_the_raw_pixels_around_a_track_come_as_a_cut_out(scanned, detector):
     tracks = run.tracks(n_frames=(2, None), on_edge=False).to_pandas()
     track = run.track(tracks["track"][tracks["sum_intensity"].idxmax()])
     found = track.frames(margin=3)
+    assert result.reduced is not None
     with ReducedArchiveReader(result.reduced) as archive:
         pixels = archive.read(0, "pixels")
     # Every lit pixel of the archive that lies in the box has the counts of the cut-out.

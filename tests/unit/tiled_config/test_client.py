@@ -37,8 +37,8 @@ class Reduction:
         return pa.table({"omega_start": starts, "omega_end": starts + self._width}).select(columns)
 
 
-def pairs(here: Any, there: Any, **limits: Any) -> set[tuple[int, int]]:
-    found = compare(Reduction(here), Reduction(there), **({"pixels": 1.0, "degrees": None} | limits)).matched
+def pairs(here: Any, there: Any, pixels: float = 1.0, degrees: float | None = None) -> set[tuple[int, int]]:
+    found = compare(Reduction(here), Reduction(there), pixels=pixels, degrees=degrees).matched
     return set(zip(found["track"].to_pylist(), found["other_track"].to_pylist(), strict=True))
 
 
