@@ -1,7 +1,7 @@
 """The reduction of one detector of a run."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +14,11 @@ from ..streaming import (
     FrameError,
     Recipe,
     Reducer,
-    bad_pixels,
     finder_for,
     median_of,
     tables_with_roles,
 )
-from .images import load_image, load_stack
+from .detector_files import read_detector_files
 from .pending import Held, Pending
 from .readers import Image
 from .settings import DetectorSettings, Settings
@@ -59,7 +58,10 @@ class DetectorReduction:
         self._detector = settings.detectors[number]
         self._make = make
         self._recipe = _with_sentinels(settings.recipe, self._detector)
-        self._corrections = _corrections(settings.recipe, self._detector)
+        # Read in any case: a file that is not there is a mistake in the settings.
+        self.files = read_detector_files(self._detector)
+        "Dark, flat and mask of the settings' files, as far as they are named."
+        self._corrections = _corrections(settings.recipe, self._detector, self.files)
         self._median = settings.recipe.background in ("median", "running-median")
         self._tables = tables_with_roles(
             dict.fromkeys(settings.further_roles, ""),
@@ -206,21 +208,11 @@ def _with_sentinels(recipe: Recipe, detector: DetectorSettings) -> Recipe:
     return replace(recipe, sentinels=recipe.sentinels + tuple(mark for mark in marks if mark is not None))
 
 
-def _corrections(recipe: Recipe, detector: DetectorSettings) -> Corrections:
-    # Read in any case: a file that is not there is a mistake in the settings.
-    dark = None if detector.dark is None else load_image(detector.dark, reduce="mean")
-    flat = None if detector.flat is None else load_image(detector.flat, reduce="mean")
-    mask = None if detector.mask is None else load_image(detector.mask)
-    marks = {"bad_intensity": detector.bad_intensity, "gap_intensity": detector.gap_intensity}
-    if any(mark is not None for mark in marks.values()):
-        for spec in (detector.dark, detector.mask):
-            if spec is not None:
-                marked = bad_pixels(load_stack(spec), **marks)
-                mask = marked if mask is None else marked | (mask != 0)
+def _corrections(recipe: Recipe, detector: DetectorSettings, files: Mapping[str, np.ndarray]) -> Corrections:
     return Corrections(
-        dark=dark if recipe.background == "dark" else None,
-        flat=flat,
-        mask=mask,
+        dark=files.get("dark") if recipe.background == "dark" else None,
+        flat=files.get("flat"),
+        mask=files.get("mask"),
         transforms=detector.transforms,
         panels=detector.panels,
     )

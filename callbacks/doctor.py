@@ -11,11 +11,12 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
+from .detector_files import PLACES, copy_of
 from .hdf5 import dataset, subgroup
 from .raw_layout import FORMAT, RunSummary, Taken, write_summary
 from .raw_reader import RawArchiveReader
 from .raw_scan import ScanTable
-from .settings import Settings
+from .settings import DetectorSettings, Settings
 
 State = Literal["ok", "missing", "doubtful"]
 Reconstruction = Literal["near-field", "far-field"]
@@ -86,8 +87,10 @@ def examine(path: Path) -> list[Finding]:
         found += _of_values(subgroup(entry, "hedm"), start)
         found += _of_omega(entry)
         found += _of_counts(entry, settings, start, stop)
+        found += _of_places(entry)
         for detector in settings.detectors:
             found += _of_images(reader.file, detector.name)
+            found += _of_files(reader.file, detector)
         found += _of_problems(subgroup(reader.file, "entry"))
     return found
 
@@ -139,7 +142,7 @@ def _finding_of_end(reader: RawArchiveReader, stop: Mapping[str, Any]) -> Findin
 
 def _of_values(hedm: h5py.Group, start: Mapping[str, Any]) -> Iterator[Finding]:
     used: dict[str, str] = {}
-    names = [*_NEEDED, *(name for name in hedm if name not in _NEEDED)]
+    names = [*_NEEDED, *(name for name in hedm if name not in _NEEDED and name != "near_field")]
     for name in names:
         needed, advice = _NEEDED.get(name, ((), ""))
         if name not in hedm:
@@ -240,6 +243,22 @@ def _of_counts(
             yield Finding(item=f"{name}s", state="ok", value=f"{_text(np.asarray(places))} {unit}".strip())
 
 
+def _of_places(entry: h5py.Group) -> Iterator[Finding]:
+    """Look whether each sweep of a near-field scan has its stack, and all have as many frames."""
+    if "hedm/near_field" not in entry:
+        return
+    places = subgroup(entry, "hedm/near_field")
+    sizes = {name: len(dataset(places, f"{name}/frame")) for name in places}
+    advice = ""
+    if without := [name for name in places if "data" not in subgroup(places, name)]:
+        advice = f"{without[0]} has no stack: the detector's frames are not there"
+    elif len(set(sizes.values())) > 1:
+        least = min(sizes, key=lambda name: sizes[name])
+        advice = f"{least} has {sizes[least]} frames, others up to {max(sizes.values())}: lost, or stopped early?"
+    value = f"{len(sizes)} sweeps of {max(sizes.values())} frames"
+    yield Finding(item="near-field stacks", state="doubtful" if advice else "ok", value=value, advice=advice)
+
+
 # Images
 
 
@@ -258,10 +277,27 @@ def _of_images(file: h5py.File, detector: str) -> Iterator[Finding]:
     yield _of_stack(group, detector, "data")
     dark = _of_stack(group, detector, "dark")
     if dark.state == "missing":
-        dark = Finding(
-            item=dark.item, state="doubtful", advice="no dark frames: the background must come from elsewhere"
-        )
+        none = group.get("dark", getlink=True) is None
+        advice = "no dark frames: the background must come from elsewhere" if none else dark.advice
+        dark = Finding(item=dark.item, state="doubtful", source=dark.source, advice=advice)
     yield dark
+
+
+def _of_files(file: h5py.File, detector: DetectorSettings) -> Iterator[Finding]:
+    """Look for what the settings' files held: in the archive, or else where they were."""
+    group = file.get(f"entry/instrument/{detector.name}")
+    for key in PLACES:
+        item, spec = f"{detector.name} {key} file", getattr(detector, key)
+        copy = copy_of(group, key) if isinstance(group, h5py.Group) else None
+        if copy is not None:
+            value = f"{copy.shape[-2]} x {copy.shape[-1]} {copy.dtype}, in the archive"
+            if key == "mask":
+                value = f"{np.count_nonzero(copy[()])} of {copy.size} pixels masked, in the archive"
+            yield Finding(item=item, state="ok", value=value, source=str(copy.attrs["source"]))
+        elif spec is not None:
+            there = Path(str(spec).partition(":/")[0]).exists()
+            advice = "not in the archive: keep the file with it" if there else "neither in the archive nor where it was"
+            yield Finding(item=item, state="doubtful" if there else "missing", source=str(spec), advice=advice)
 
 
 def _of_stack(group: h5py.Group, detector: str, name: str) -> Finding:

@@ -52,6 +52,8 @@ class RunSummary:
     "id() of each reader to the uid of its resource document."
     planned: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     "Role, or motor without one, to where the plan put it in each of the columns' frames."
+    files: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict[str, Mapping[str, np.ndarray]])
+    "Detector to `dark`, `flat` and `mask` of the settings' files, as `read_detector_files` gives them."
     problems: Sequence[str] = ()
     "What went wrong."
 

@@ -210,6 +210,23 @@ def _note_copied(
     group.attrs["copied"] = json.dumps(copied)
 
 
+def source_of(group: h5py.Group, folder: Path) -> h5py.VirtualSource | None:
+    """Return the images of a detector as a part of a virtual dataset; None if there are none to be had."""
+    link = group.get("data", getlink=True)
+    if not isinstance(link, h5py.ExternalLink):
+        return None if link is None else h5py.VirtualSource(".", f"{group.name}/data", *_form(dataset(group, "data")))
+    try:
+        # Not through the link: the detector, or a reader of ours, may have its file open.
+        with open_growing(folder / str(link.filename)) as file:
+            return h5py.VirtualSource(str(link.filename), str(link.path), *_form(dataset(file, str(link.path))))
+    except (NotYet, KeyError):
+        return None
+
+
+def _form(data: h5py.Dataset) -> tuple[tuple[int, ...], np.dtype]:
+    return data.shape, data.dtype
+
+
 def relative_path(path: Path, folder: Path) -> str:
     """Return a path that still leads there when both are moved together; far away, the absolute one."""
     path = path.absolute()

@@ -7,8 +7,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .hdf5 import NotYet, dataset, nexus_group, open_growing, subgroup
+from .detector_files import PLACES, write_detector_files
+from .hdf5 import dataset, nexus_group, subgroup
 from .hedm_group import RunSummary, Taken, image_place, is_changing, iso_time, unit_of, write_hedm, write_value
+from .near_field import write_near_field
+from .raw_frames import source_of
 from .settings import Settings
 
 FORMAT = "hedmlive-raw-2"
@@ -35,6 +38,11 @@ def write_summary(file: h5py.File, path: Path, settings: Settings, summary: RunS
     _write_scan(entry, settings, summary, taken)
     problems = write_hedm(entry, settings, summary, taken)
     problems += summary.places.write(file, path, settings.hedm.frames, summary.resources)
+    for detector in settings.detectors:
+        if files := summary.files.get(detector.name):
+            group = nexus_group(subgroup(entry, "instrument"), detector.name, "NXdetector")
+            write_detector_files(group, detector, files)
+    write_near_field(entry, path, settings)
     _write_sample(entry)
     if "hedm/energy" in entry:
         monochromator = nexus_group(subgroup(entry, "instrument"), "monochromator", "NXmonochromator")
@@ -82,8 +90,15 @@ def _write_scan(entry: h5py.Group, settings: Settings, summary: RunSummary, take
         if name in ("frame", "point"):
             write_value(scan, name, values.astype(np.int64), "")
         elif np.isfinite(values).any():
-            source = summary.sources.get(name)
-            write_value(scan, name, values, unit_of(name, summary.sources), source)
+            of_role = "omega" if name in ("omega_start", "omega_end") and name not in summary.sources else name
+            write_value(scan, name, values, unit_of(name, summary.sources), summary.sources.get(of_role))
+    for name, meaning in (
+        ("frame", "number of the frame of the first detector, in the order of acquisition"),
+        ("point", "scan point of the frame, numbered from 0"),
+        ("time", "of the event, since 1970"),
+    ):
+        if name in scan:
+            scan[name].attrs["meaning"] = meaning
     _write_steps(scan, settings, summary)
     for name, roles in (("distance", _DISTANCES), ("layer", _LAYERS)):
         _write_places(scan, name, roles, settings, summary)
@@ -182,7 +197,7 @@ def _write_modules(entry: h5py.Group, path: Path, settings: Settings) -> None:
     """Show the frames of several detectors of one kind as one stack: frame, module, row, column."""
     groups = [entry.get(f"instrument/{detector.name}") for detector in settings.detectors]
     whole = [each for each in groups if isinstance(each, h5py.Group) and "frame" in each]
-    sources = [_source_of(each, path.absolute().parent) for each in whole]
+    sources = [source_of(each, path.absolute().parent) for each in whole]
     found = [each for each in sources if each is not None]
     if len(groups) < 2 or len(found) < len(groups):
         return
@@ -198,23 +213,6 @@ def _write_modules(entry: h5py.Group, path: Path, settings: Settings) -> None:
     modules["module"] = [detector.name for detector in settings.detectors]
     modules["frame"] = numbers[0]
     modules.attrs.update(signal="data", axes=["frame", "module", ".", "."])
-
-
-def _source_of(group: h5py.Group, folder: Path) -> h5py.VirtualSource | None:
-    """Return the images of a detector as a part of a virtual dataset; None if there are none to be had."""
-    link = group.get("data", getlink=True)
-    if not isinstance(link, h5py.ExternalLink):
-        return None if link is None else h5py.VirtualSource(".", f"{group.name}/data", *_form(dataset(group, "data")))
-    try:
-        # Not through the link: the detector, or a reader of ours, may have its file open.
-        with open_growing(folder / str(link.filename)) as file:
-            return h5py.VirtualSource(str(link.filename), str(link.path), *_form(dataset(file, str(link.path))))
-    except (NotYet, KeyError):
-        return None
-
-
-def _form(data: h5py.Dataset) -> tuple[tuple[int, ...], np.dtype]:
-    return data.shape, data.dtype
 
 
 def _omega_of(entry: h5py.Group, detector: h5py.Group) -> np.ndarray | None:
@@ -237,8 +235,10 @@ def _write_exchange(file: h5py.File, settings: Settings, summary: RunSummary) ->
     # Of no class: NeXus knows nothing but entries at the root.
     exchange = file.require_group("exchange")
     exchange["data"] = h5py.SoftLink(str(detector.name) + "/data")
-    if detector.get("dark", getlink=True) is not None:
-        exchange["data_dark"] = exchange["dark"] = h5py.SoftLink(str(detector.name) + "/dark")
+    # Of two, the one of the settings' file is what was subtracted.
+    dark = next((name for name in PLACES["dark"] if detector.get(name, getlink=True) is not None), None)
+    if dark is not None:
+        exchange["data_dark"] = exchange["dark"] = h5py.SoftLink(f"{detector.name}/{dark}")
     if "data/omega" in entry:
         exchange["theta"] = h5py.SoftLink("/entry/data/omega")
         # hexrd reads start and end of each frame from here.

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import h5py
 
 from ..streaming import ArchiveError, DocumentError, ReplayError
+from .detector_files import settings_of_copies
 from .foreign import Aside, Finished, default_settings, scan_documents, scan_of
 from .foreign_files import is_known
 from .hdf5 import open_growing
@@ -196,8 +197,7 @@ def _is_archive(path: Path) -> bool:
 
 def _from_raw_archive(path: Path) -> Source:
     reader = RawArchiveReader(path)
-    settings = json.loads(reader.settings().to_json())
-
+    settings = settings_of_copies(reader.file, path, reader.settings())
     stem = path.stem.removesuffix("_raw")
     # Images that have to wait are read when they are needed: the file stays open as long as one of them is kept.
     documents = reader.documents(lazy=True)

@@ -16,6 +16,7 @@ import numpy as np
 from ..streaming import SCAN_ROLES, ArchiveError, Batches, CompressedImage, Frame, HedmLiveError, PeaksOfFrame
 from .assembler import FrameAssembler
 from .detector import DetectorReduction
+from .detector_files import copies_used
 from .guard_settings import KINDS
 from .guards import Guards, Warned, message
 from .parts import Parts
@@ -111,6 +112,8 @@ class RunReduction:
         self._pool: ThreadPoolExecutor | None = None
         self._on_the_way: deque[_OnTheWay] = deque()
         self.archive = self._open_archive(reduced_path)
+        for line in copies_used(settings, self.uid):
+            self.problems.add("file-changed", line)
         self._warn(self._of_files)
 
     def push(
@@ -509,6 +512,10 @@ class RunReduction:
                     places=self._places,
                     resources=self._assembler.resources(),
                     planned=self._planned(),
+                    files={
+                        each.name: detector.files
+                        for each, detector in zip(self.settings.detectors, self._detectors, strict=True)
+                    },
                     problems=self.problems.lines(),
                 )
             )
