@@ -332,7 +332,7 @@ def test_mistakes_are_told_in_one_line(scanned, run):
         (lambda: run.peaks(ring=2), SettingsError, "peaks: column 'ring' came; wanted one of frame"),
         (lambda: run.tracks(["rows"]), SettingsError, r"tracks: columns \['rows'\] came"),
         (lambda: run.query("spots"), SettingsError, "table 'spots' came; wanted one of"),
-        (lambda: run.track(3), SettingsError, "track 3 came; wanted one of its closed tracks"),
+        (lambda: run.track(-5), SettingsError, "track -5 came; wanted one of its closed tracks"),
         (lambda: run.attempt(7), SettingsError, "reduction 7 came; wanted one of"),
         (lambda: run.compare(run, pixels=0), SettingsError, "pixels=0"),
         (lambda: scanned.runs["f" * 8], KeyError, "no run begins so"),
