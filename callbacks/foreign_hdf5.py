@@ -17,13 +17,12 @@ import numpy as np
 from ..streaming import ReplayError
 from .foreign_look import BeingWritten, Look, Piece, Values
 from .foreign_readers import FRAME_CACHE_HDF5, IMAGED11_SPARSE
-from .hdf5 import NotYet, dataset, open_growing, subgroup
+from .hdf5 import SWMR_SUPERBLOCK, NotYet, dataset, open_growing, refresh, subgroup
 from .readers import file_uri
 from .watch_settings import ProfileSettings
 
 _HDF5 = "application/x-hdf5"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_SWMR_SUPERBLOCK = 3
 _WRITING, _SWMR = 1, 4
 _USUAL = ("exchange/data", "entry/data/data", "entry/instrument/detector/data", "entry_0000/measurement/data")
 _EIGER = "entry/data/data_000001"
@@ -45,7 +44,7 @@ def state_of(path: Path) -> Literal["growing", "writing", "closed", "unknown"]:
             head = file.read(12)
             if head[:8] != _SIGNATURE:
                 raise NotYet(f"{path} is no HDF5 file, or is not yet")
-            if head[8] >= _SWMR_SUPERBLOCK:
+            if head[8] >= SWMR_SUPERBLOCK:
                 return "growing" if head[11] & _SWMR else "writing" if head[11] & _WRITING else "closed"
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -315,9 +314,7 @@ def _is_sparse(item: Any) -> bool:
 def _grown(file: h5py.File, place: str) -> h5py.Dataset:
     """Return a dataset as long as it is now: in this process the file may be open already, and known as it was."""
     data = dataset(file, place)
-    # To refresh a dataset of a file of the older kind damages what HDF5 knows of it.
-    if file.swmr_mode and data.chunks is not None and file.id.get_create_plist().get_version()[0] >= _SWMR_SUPERBLOCK:
-        data.refresh()
+    refresh(data)
     return data
 
 

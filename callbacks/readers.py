@@ -27,7 +27,7 @@ from .foreign_readers import (
     read_hexomap,
     summed,
 )
-from .hdf5 import NotYet, dataset, open_growing, subgroup
+from .hdf5 import NotYet, dataset, open_growing, refresh, subgroup
 
 SPARSE = "application/x-hedm-sparse+hdf5"
 FRAME_CACHE = "application/x-hexrd-framecache"
@@ -77,6 +77,17 @@ class HDF5Reader:
             self._last = (index, self._read(index))
         return self._last[1]
 
+    def file(self) -> h5py.File:
+        """Return the file, opened if it is not.
+
+        Raises
+        ------
+        NotYet
+            It is not there, or not readable yet.
+        """
+        self._file = self._file or open_growing(self.path)
+        return self._file
+
     def close(self) -> None:
         """Close the file."""
         self._last = self._compressed = None
@@ -85,7 +96,7 @@ class HDF5Reader:
             self._file = None
 
     def _read(self, index: int) -> np.ndarray | tuple[CompressedImage, ...]:
-        file = self._file = self._file or open_growing(self.path)
+        file = self.file()
         if self.dataset not in file:
             self.close()
             raise NotYet(f"no dataset {self.dataset} in {self.path}")
@@ -94,12 +105,12 @@ class HDF5Reader:
         rows = 1 if data.ndim == 4 else self._per_event
         if data.ndim < 3:
             raise ValueError(f"{self.path} {self.dataset} has shape {data.shape}; wanted (images, rows, columns)")
-        if len(data) < (index + 1) * rows:
-            data.refresh()
+        if len(data) < (index + 1) * rows and not refresh(data):
+            self.close()
+            file = self._file = open_growing(self.path)
+            data = dataset(file, self.dataset)
         n_images = len(data)
         if n_images < (index + 1) * rows:
-            if not file.swmr_mode:
-                self.close()
             raise NotYet(f"{self.path} {self.dataset} holds {n_images}")
         if self._compressed is None:
             self._compressed = is_compressed(data)
@@ -127,14 +138,14 @@ class SparseReader:
         group = subgroup(file, self._group)
         starts = dataset(group, "frame_start")
         if len(starts) < index + 2:
-            starts.refresh()
+            refresh(starts)
         if len(starts) < index + 2:
             raise NotYet(f"{self._path} holds {len(starts) - 1}")
         first, end = (int(place) for place in starts[index : index + 2])
         columns = {name: dataset(group, name) for name in ("row", "col", "value")}
         for data in columns.values():
             if len(data) < end:
-                data.refresh()
+                refresh(data)
         rows, cols = (int(n) for n in group.attrs["shape"])
         return SparseImage(shape=(rows, cols), **{name: data[first:end] for name, data in columns.items()})
 

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 
 from ..streaming import ArchiveError, Batches, Columns, Recipe, digest, join, tables_with_roles
-from .hdf5 import NotYet, abandon, check_room, open_growing, open_to_write, subgroup
+from .hdf5 import NotYet, abandon, check_room, dataset, open_growing, open_to_write, subgroup
 from .reduced_layout import (
     FORMAT,
     append_rows,
@@ -74,6 +74,8 @@ class ReducedArchive:
         )
         self._lock = threading.RLock()
         self._waiting: dict[tuple[int, str], list[Columns]] = {}
+        # Kept open: to find each of them anew would take longer than to write the rows of a frame.
+        self._columns: dict[tuple[int, str], dict[str, h5py.Dataset]] = {}
         self._unflushed = False
         self._broken = False
         self._file: h5py.File | None = None
@@ -124,7 +126,7 @@ class ReducedArchive:
             try:
                 for attempt, table in list(self._waiting):
                     rows = join([{table: columns} for columns in self._waiting[attempt, table]])[table]
-                    append_rows(self._table(file, attempt, table), rows, self.tables[table])
+                    append_rows(self._columns_of(file, attempt, table), rows)
                     # One by one: a table that is written must not be written again when the next one fails.
                     del self._waiting[attempt, table]
                 file.flush()
@@ -193,8 +195,9 @@ class ReducedArchive:
         with self._lock:
             if self._file is not None:
                 file, self._file = self._file, None
+                columns, self._columns = self._columns, {}
                 if self._broken:
-                    abandon(file)
+                    abandon(file, columns)
                 else:
                     file.close()
 
@@ -208,6 +211,12 @@ class ReducedArchive:
     def _reader_of(self, attempt: int) -> Any:
         group = subgroup(self._open_file(), attempt_name(attempt))
         return lambda table: read_all(group, self.tables[table])
+
+    def _columns_of(self, file: h5py.File, attempt: int, table: str) -> dict[str, h5py.Dataset]:
+        if (attempt, table) not in self._columns:
+            group = self._table(file, attempt, table)
+            self._columns[attempt, table] = {name: dataset(group, name) for name in self.tables[table].names}
+        return self._columns[attempt, table]
 
     def _table(self, file: h5py.File, attempt: int, table: str) -> h5py.Group:
         return subgroup(subgroup(file, attempt_name(attempt)), table)

@@ -70,11 +70,14 @@ def read_attributes(group: h5py.Group) -> dict[str, Any]:
     return attributes
 
 
-def append_rows(group: h5py.Group, columns: Columns, table: Table) -> None:
-    """Append rows to a table; a row counts when every column has it, so that half a write can be done again."""
-    first = count_rows(group, table)
-    for name in table.names:
-        write_rows(dataset(group, name), first, columns[name])
+def append_rows(data: Mapping[str, h5py.Dataset], columns: Columns) -> None:
+    """Append rows to the columns of a table.
+
+    A row counts when every column has it, so that half a write can be done again.
+    """
+    first = min(map(len, data.values()))
+    for name, column in data.items():
+        write_rows(column, first, columns[name])
 
 
 def count_rows(group: h5py.Group, table: Table) -> int:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from hedmlive.callbacks import RawArchiveReader, RunResult, load_settings, open_source, process
+from hedmlive.callbacks.hdf5 import NotYet
+from hedmlive.callbacks.readers import HDF5Reader
 from hedmlive.streaming import ReplayError, SettingsError
 
 pytest.importorskip("fabio")
@@ -366,6 +368,22 @@ def test_a_tail_that_is_no_frame(tmp_path: Path) -> None:
     result = reduced(path, tmp_path / "out", scans.settings(tmp_path / "out", **GE[2]))
     assert result.digests == {0: scans.expected_digest()}
     assert ["ends with 5 bytes that are no whole frame" in line for line in result.problems] == [True]
+
+
+def test_a_file_of_the_older_kind_that_has_grown_is_opened_anew(tmp_path: Path) -> None:
+    # It cannot be refreshed: HDF5 would lose track of its chunks.
+    path, longer = tmp_path / "scan.h5", tmp_path / "longer.h5"
+    for each, n_frames in ((path, 3), (longer, scans.N_FRAMES)):
+        with h5py.File(each, "w", libver="earliest") as file:
+            stack = np.stack(scans.images(n_frames=n_frames))
+            file.create_dataset("data", data=stack, chunks=(1, *scans.SHAPE), maxshape=(None, *scans.SHAPE))
+    reader = HDF5Reader(path, {"dataset": "data"}, 1)
+    assert np.array_equal(np.asarray(reader.read(2))[0], scans.images()[2])
+    with pytest.raises(NotYet, match="holds 3"):
+        reader.read(5)
+    longer.replace(path)
+    assert np.array_equal(np.asarray(reader.read(5))[0], scans.images()[5])
+    reader.close()
 
 
 def test_an_archive_is_no_foreign_file(tmp_path: Path) -> None:

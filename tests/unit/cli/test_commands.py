@@ -21,7 +21,10 @@ from hedmlive.cli import main
 from hedmlive.streaming import ArchiveError
 
 Run = Callable[..., Any]
-COMMANDS = ("demo", "serve", "reduce", "replay", "digest", "neighbours", "bench")
+COMMANDS = (
+    *("demo", "simulate", "serve", "publish", "reduce", "watch", "replay"),
+    *("digest", "doctor", "neighbours", "bench"),
+)
 
 
 @pytest.fixture
