@@ -106,7 +106,7 @@ class RunReduction:
         self._lagging: set[Reader] = set()
         self._places = FramePlaces()
         self._missing: tuple[str, ...] = ()
-        self._flushed_at = self._look_again_at = self._clock()
+        self._flush_at = self._look_again_at = self._clock()
         self._unwritten = 0
         self._threads = settings.worker.threads
         self._pool: ThreadPoolExecutor | None = None
@@ -149,8 +149,7 @@ class RunReduction:
 
     def flush_if_due(self) -> None:
         """Write the new rows if they have waited long enough."""
-        due = 0.2 if self.settings.tiled is None else min(0.2, self.settings.tiled.latency / 2)
-        if self.archive is not None and self._clock() - self._flushed_at >= due:
+        if self.archive is not None and self._clock() >= self._flush_at:
             self._flush_archive()
         now = self._clock()
         if now >= self._look_again_at:
@@ -448,7 +447,14 @@ class RunReduction:
             self.archive.write(self.archive.attempts[number], batches)
 
     def _flush_archive(self) -> None:
-        self._flushed_at = self._clock()
+        began = self._clock()
+        self._try_flush()
+        now = self._clock()
+        due = 0.2 if self.settings.tiled is None else min(0.2, self.settings.tiled.latency / 2)
+        # On a slow disk, or a busy machine, more than a fifth of the time must not go into it.
+        self._flush_at = now + max(due, min(1.0, 4 * (now - began)))
+
+    def _try_flush(self) -> None:
         if self.archive is None:
             return
         try:
