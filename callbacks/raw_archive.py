@@ -24,7 +24,7 @@ from .raw_frames import relative_path
 from .raw_images import ImageStore
 from .raw_layout import FORMAT, RunSummary, Taken, image_place, read_line, write_summary
 from .raw_scan import ScanTable
-from .readers import file_path
+from .readers import HDF5Reader, file_path
 from .settings import Settings
 from .worker import array_bytes
 
@@ -68,6 +68,8 @@ class RawArchive:
         self._broken = False
         self._finished: h5py.File | None = None
         self._file: h5py.File | None = self._create(start)
+        self._resources: dict[str, Mapping[str, Any]] = {}
+        self._datums: dict[str, str] = {}
         self._images = ImageStore(self._file, settings, self._read_image)
         self._scan = ScanTable(self._file, settings, start)
 
@@ -226,15 +228,35 @@ class RawArchive:
             raise ArchiveError(f"{self.path}: cannot be written: {_why(error)}") from error
 
     def _link_early(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Link a detector's own file before SWMR begins, after which there can be no new link until the end."""
-        keys = {detector.image: detector.name for detector in self._settings.detectors}
-        hdf5 = name == "stream_resource" and doc["mimetype"] == "application/x-hdf5" and doc["data_key"] in keys
-        if not hdf5 or self._file is None or self._file.swmr_mode or not self._scan.is_of_frames(doc["data_key"]):
+        """Link a detector's own file before SWMR begins, after which there can be no new link until the end.
+
+        Where darks come first nothing is linked before the end: their images begin SWMR, and the file of the frames is
+        named after them, or is that of the darks, whose rows are no frames.
+        """
+        if self._file is None or self._file.swmr_mode:
             return
-        path = relative_path(file_path(str(doc["uri"])), self.path.absolute().parent)
-        group = nexus_group(self._file, f"entry/instrument/{keys[doc['data_key']]}", "NXdetector")
+        if name == "stream_resource" and doc["mimetype"] == "application/x-hdf5":
+            self._link(str(doc["data_key"]), file_path(str(doc["uri"])), doc["parameters"])
+        elif name == "resource" and "HDF5" in doc["spec"]:
+            self._resources[str(doc["uid"])] = doc
+        elif name == "datum":
+            self._datums[str(doc["datum_id"])] = str(doc["resource"])
+        elif name == "event":
+            # Which detector an older resource is of, the first event says.
+            named = {key: doc["data"][key] for key in self.image_keys if isinstance(doc["data"].get(key), str)}
+            for key, datum in named.items():
+                resource = self._resources[self._datums[datum]]
+                path = f"{str(resource['root']).rstrip('/')}/{str(resource['resource_path']).lstrip('/')}"
+                self._link(key, Path(path), resource["resource_kwargs"])
+
+    def _link(self, key: str, path: Path, parameters: Mapping[str, Any]) -> None:
+        names = {detector.image: detector.name for detector in self._settings.detectors}
+        if self._file is None or key not in names or not self._scan.is_of_frames(key):
+            return
+        group = nexus_group(self._file, f"entry/instrument/{names[key]}", "NXdetector")
         if group.get("data", getlink=True) is None:
-            group["data"] = h5py.ExternalLink(path, str(doc["parameters"]["dataset"]))
+            target = relative_path(path, self.path.absolute().parent)
+            group["data"] = h5py.ExternalLink(target, HDF5Reader(path, parameters, 1).dataset)
 
     def _write_summary(self, summary: RunSummary) -> tuple[list[str], list[str]]:
         """Write the summary into a copy and swap it in: a process killed meanwhile leaves the documents whole."""
