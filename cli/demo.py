@@ -345,9 +345,11 @@ def _show_query(server: _Server, uid: str, keep: bool, folder: Path) -> None:
     where = f'connect("{server.uri}", "{server.key}")' if keep else f'connect("{server.uri}", KEY)'
     console.print("\nQuery what it made:\n")
     for line in (
-        "from hedmlive.tiled_config import connect, latest_reduction",
-        f'run = latest_reduction({where}, "{uid}")',
-        'run["tracks"].read(["track", "omega", "row", "col", "sum_intensity"])',
+        "from hedmlive.tiled_config import connect",
+        f'run = {where}["{uid[:8]}"]',
+        'tracks = run.tracks(["track", "omega", "row", "col"], omega=(10, 20), min_intensity=500)',
+        "tracks.to_pandas()",
+        'run.track(tracks["track"][0].as_py()).rocking_curve()',
     ):
         console.print(f"    {line}", markup=False)
     if keep:
