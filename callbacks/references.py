@@ -5,6 +5,11 @@ from typing import Any
 
 from event_model import unpack_datum_page
 
+from .foreign_readers import GE_RAW
+
+MIMETYPES = {"AD_GE": GE_RAW}
+"""Of Resource specs that RunNormalizer does not know."""
+
 Emit = Callable[[str, dict[str, Any]], None]
 
 
@@ -98,7 +103,7 @@ class LegacyReferences:
             # Imported when needed: it brings Tiled's client, which is slow to import.
             from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
 
-            self._normalizer = RunNormalizer()
+            self._normalizer = RunNormalizer(spec_to_mimetype=MIMETYPES)
             self._normalizer.subscribe(self._normalized)
             for doc in self._descriptors.values():
                 self._normalizer("descriptor", doc)

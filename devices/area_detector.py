@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ophyd import ADComponent, DetectorBase, Device, SingleTrigger
+from ophyd import ADComponent, Component, DetectorBase, Device, Signal, SingleTrigger
 from ophyd.areadetector import cam as cams
 from ophyd.areadetector.filestore_mixins import (
     FileStoreHDF5IterativeWrite,
@@ -99,9 +99,16 @@ class GeFileWriter(FileBase, FileStorePluginBase, FileStoreIterativeWrite):
     Announced by Resource of spec `AD_GE`, whose arguments name header, type and shape of a frame.
     """
 
+    # ophyd's detectors ask every plugin whether it is enabled; a driver that writes always is.
+    enable = Component(Signal, value=1, kind="omitted")
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.filestore_spec = "AD_GE"
+        # Names of files change from one to the next, and Resource says them.
+        self.configuration_attrs = ["file_write_mode"]
+        # A plugin's: a driver has none.
+        self.stage_sigs.pop("array_counter", None)
         self.stage_sigs.update({"file_template": "%s%s_%6.6d.ge", "file_write_mode": "Stream", "capture": 1})
 
     def stage(self) -> Any:
@@ -109,7 +116,7 @@ class GeFileWriter(FileBase, FileStorePluginBase, FileStoreIterativeWrite):
         staged = super().stage()
         size = self.parent.cam.array_size.get()
         shape = [int(size.array_size_y), int(size.array_size_x)]
-        frames = {"frame_per_point": int(self.parent.cam.num_images.get()), "shape": shape, "dtype_numpy": "<u2"}
+        frames = {"frame_per_point": int(self.parent.cam.num_images.get()), "shape": shape, "dtype": "<u2"}
         self._generate_resource({**frames, "header_bytes": GE_HEADER})
         return staged
 

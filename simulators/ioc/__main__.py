@@ -18,6 +18,9 @@ def main() -> None:
         sys.stdout.flush()
 
     serve_ioc(settings, port=int(os.environ["EPICS_CA_SERVER_PORT"]), ready=ready)
+    # Every file is closed. To take the interpreter apart would take seconds on a busy machine.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

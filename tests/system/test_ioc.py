@@ -12,19 +12,23 @@ from bluesky import RunEngine
 from ophyd import EpicsSignalRO
 
 from hedmlive.callbacks import HedmLive, RunResult, load_settings, open_source, process
-from hedmlive.devices import Station, ff_scan, make_station, step_scan
-from hedmlive.simulators.ioc import RunningIoc, run_ioc
+from hedmlive.devices import GE_HEADER, HedmAreaDetector, Station, ff_scan, load_station, make_station, step_scan
+from hedmlive.simulators.ioc import RunningIoc, run_ioc, simulated_station_settings
 
 N = 12
 PREFIX = "TST:"
+WARM_UP = 180.0
+"Seconds in which the kernels are compiled, if no earlier test has."
 
 
 @pytest.fixture(scope="module")
 def ioc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningIoc]:
     folder = tmp_path_factory.mktemp("frames")
-    with run_ioc(
-        folder=folder, prefix=PREFIX, shape=(48, 40), n_grains=4, frames_per_second=500, velocity=5000
-    ) as running:
+    settings = simulated_station_settings(folder, PREFIX).model_dump()
+    raw = simulated_station_settings(folder, PREFIX, kind="ge", writer="ge").all_detectors[0].model_dump()
+    settings["detectors"] = [*settings["detectors"], raw | {"name": "ge1", "prefix": f"{PREFIX}ge1:"}]
+    small: dict[str, Any] = {"shape": (48, 40), "n_grains": 4, "frames_per_second": 500, "velocity": 5000}
+    with run_ioc(load_station(settings), folder=folder, prefix=PREFIX, **small) as running:
         yield running
 
 
@@ -44,15 +48,18 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def scanned(station: Station, folder: Path, plan: Any) -> tuple[RunResult, list[tuple[str, Any]]]:
+def scanned(
+    station: Station, folder: Path, plan: Any, image: str | None = None, **more: Any
+) -> tuple[RunResult, list[tuple[str, Any]]]:
     live = HedmLive(
         {
             "roles": dict(station.roles),
             "omega_marks": "start",
-            "detectors": [{"name": "det", "image": station.image_key}],
+            "detectors": [{"name": "det", "image": image or station.image_key}],
             "recipe": {"threshold": 30, "background": "dark"},
             "archive": {"folder": str(folder)},
             "worker": {"file_seconds": 2},
+            **more,
         }
     )
     documents: list[tuple[str, Any]] = []
@@ -60,6 +67,7 @@ def scanned(station: Station, folder: Path, plan: Any) -> tuple[RunResult, list[
     def keep(name: str, doc: Any) -> None:
         documents.append((name, doc))
 
+    live.ready(WARM_UP)
     RE = RunEngine({})
     RE.subscribe(live)
     RE.subscribe(keep)
@@ -70,9 +78,9 @@ def scanned(station: Station, folder: Path, plan: Any) -> tuple[RunResult, list[
         live.close()
 
 
-def steps(station: Station, n: int = N) -> Any:
+def steps(station: Station, n: int = N, detector: HedmAreaDetector | None = None) -> Any:
     return step_scan(
-        [station.detector],
+        [detector or station.detector],
         station.rotation,
         -6.0,
         1.0,
@@ -150,6 +158,18 @@ def test_a_fly_scan_takes_a_frame_at_each_pulse(station: Station, tmp_path: Path
     assert result.problems == ()
     assert result.progress.n_frames == 20
     assert result.progress.n_peaks > 10
+    assert replayed(result, tmp_path / "again") == dict(result.digests)
+
+
+def test_frames_in_ge_raw_files_are_reduced_alike(station: Station, tmp_path: Path) -> None:
+    detector = station.detectors[1]
+    copied = {"hedm": {"frames": "copy"}}  # HDF5 cannot link to them
+    result, documents = scanned(station, tmp_path, steps(station, 6, detector), "ge1_image", **copied)
+    assert {doc["spec"] for name, doc in documents if name == "resource"} == {"AD_GE"}
+    assert result.problems == ()
+    assert result.progress.n_frames == 6
+    assert result.progress.n_peaks > 5
+    assert frames_file(documents).stat().st_size == GE_HEADER + 6 * 48 * 40 * 2
     assert replayed(result, tmp_path / "again") == dict(result.digests)
 
 

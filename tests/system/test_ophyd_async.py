@@ -1,6 +1,6 @@
 """Documents of ophyd-async detectors and motors, stepped and flown, through a real RunEngine into live reduction."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def devices(RE: RunEngine, tmp_path: Path) -> Devices:
 
 
 @contextmanager
-def live_reduction(RE: RunEngine, folder: Path, **more: Any) -> Iterator[HedmLive]:
+def live_reduction(RE: RunEngine, folder: Path, **more: Any) -> Generator[HedmLive]:
     live = hedm_live_init(
         RE,
         {
