@@ -67,10 +67,13 @@ KINDS: dict[str, str] = {
     "omega-stuck": "look at the rotation: its amplifier, limits and brake; then repeat the scan",
     "stale-timestamp": "look at the PV's IOC or gateway; do not trust what it says until its time moves",
     "frame-count": "look at the detector's file and trigger before the sample is changed",
+    "frame-lost": "look at the file writer's queue and disk; reduce the file itself if it holds omega of each frame, "
+    "else repeat the scan",
     "frame-saturated": "put in an attenuator or take shorter exposures; intensities of these peaks are too low",
     "frame-dark": "look at shutter, ring current and monitor; repeat these frames",
     "scaling": "set the detector's format as it was, or say count_step and full_scale, and look at the threshold",
-    "guard": "everything else goes on; please report it",
+    "run-failed": "what came until then is reduced and archived; mend what failed, and measure the rest",
+    "guard": "everything else goes on; correct the setting if it names one, else please report it",
 }
 """Kind of a warning to what to do about it."""
 
@@ -114,6 +117,8 @@ class GuardSettings(BaseModel):
     "How far the period may be from the differences of the events' times, as a fraction of it."
     lost_beam: float = Field(default=0.1, gt=0, lt=1)
     "The beam is lost where the monitor, or what the frame has above its dark, falls below this fraction of usual."
+    frame_ids: str | None = None
+    "Dataset of the detector's HDF5 file with the camera's number of each frame; absent, where beamlines put it."
     saturated: float = Field(default=0.01, ge=0, lt=1)
     "Fraction of a frame's lit pixels that may be saturated; the recipe's `saturation` says what that is."
     count_step: int | None = Field(default=None, ge=1)

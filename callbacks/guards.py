@@ -15,6 +15,7 @@ from ..streaming import Batches, CompressedImage
 from .guard_settings import KINDS
 from .guards_base import Warned
 from .guards_images import ImageGuard
+from .guards_lost import LostFrames
 from .guards_omega import OmegaGuard, Plan
 from .guards_values import CountGuard, DistanceGuard, EnergyGuard, StaleGuard, Usual, lacking
 from .paths import Path
@@ -24,6 +25,8 @@ from .roles import RoleSource
 from .settings import Settings
 from .trajectory import Followed, off_plan
 
+_LOOK_SECONDS = 0.25
+"""Between two looks at the detectors' files."""
 _LINES = ("dty", "L1", "L2", "layer")
 """Roles that begin another line of omega when they move, beside those of the trajectory."""
 
@@ -60,13 +63,15 @@ class Guards:
         counts = isinstance(points, int) and not isinstance(points, bool) and points > 0
         self._count = CountGuard(points if counts else None, settings.trajectory.skip_first)
         self._images = [ImageGuard(each.name, said, settings.recipe.saturation) for each in settings.detectors]
+        self._files = [LostFrames(each.name, said.frame_ids) for each in settings.detectors]
+        self._look_at = -math.inf
         self._point = -1
         self._places: dict[str, float] = {}
         self._plan: Plan | None = None
         self._source = ""
         self._from_events: frozenset[str] = frozenset()
         self._n_sources = -1
-        self._exit_status = ""
+        self._exit_status = self._reason = ""
         # Where the sample moves across the beam, frames without a peak are no fault.
         along_beam = ("L1", "L2", said.distance_stage)
         self._leaves_beam = "dty" in settings.roles or any(role not in along_beam for role in motors)
@@ -88,6 +93,7 @@ class Guards:
                 self._stale.period = float(found)
         elif name == "stop":
             self._exit_status = str(doc.get("exit_status"))
+            self._reason = str(doc.get("reason") or "no reason is given")
 
     def dark(self, detector: int, image: Image, frame: int | None) -> Iterator[Warned]:
         """Look at a dark; `frame` is its number in the dark stream, None for that of a file."""
@@ -111,6 +117,23 @@ class Guards:
             return iter(())
         self._point = pending.point
         return self._wanted(self._of_point(pending, followed, sources, reads_omega=reads_omega))
+
+    def announced(self, pending: Pending) -> Iterator[Warned]:
+        """Note a frame whose image lies in a file."""
+        return self._wanted(self._files[pending.detector].push(pending))
+
+    def files(self, now: float = math.inf) -> Iterator[Warned]:
+        """Look at what the detectors' files say of their frames, if that was not done just before `now`."""
+        if now < self._look_at:
+            return
+        if now < math.inf:
+            self._look_at = now + _LOOK_SECONDS
+        for each in self._files:
+            yield from self._wanted(each.look())
+
+    def explains(self, pending: Pending) -> bool:
+        """Tell whether it is said anyway why a frame's file does not hold it."""
+        return "frame-lost" not in self._said.ignore and self._files[pending.detector].explains(pending)
 
     def reduced(self, pending: Pending, image: Image | CompressedImage, batches: Batches) -> Iterator[Warned]:
         """Look at a frame that is reduced."""
@@ -136,7 +159,13 @@ class Guards:
             Whether it was said already that points are lacking.
         """
         yield from self._wanted(self._named(self._omega.finish()))
-        # An aborted run is short, and says so itself.
+        for each in self._files:
+            yield from self._wanted(each.look(final=True))
+        if self._exit_status == "fail":
+            points = max((n_points for _, n_points in came.values()), default=0)
+            text = f"the plan failed after {points} points: {self._reason:.200}"
+            yield from self._wanted([Warned(kind="run-failed", text=text)])
+        # A run that somebody aborted is short, and he knows.
         if counted or self._exit_status != "success":
             return
         for detector, (n_frames, n_points) in came.items():
@@ -187,8 +216,7 @@ class Guards:
             if each.kind == "off-plan":
                 yield replace(each, text=off_plan(each.text, self._source))
             elif each.kind == "omega-stuck" and self._stale.frozen("omega"):
-                text = f"{each.text}, and its time stamp stands still too: the motor stands, or its PV is dead"
-                yield replace(each, kind="stale-timestamp", cause="omega", text=text)
+                yield replace(each, text=f"{each.text}, with its time stamp: the motor stands, or its PV is dead")
             else:
                 yield each
 

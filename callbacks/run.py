@@ -151,7 +151,9 @@ class RunReduction:
         """Write the new rows if they have waited long enough."""
         if self.archive is not None and self._clock() >= self._flush_at:
             self._flush_archive()
-        now = self._clock()
+        now, guards = self._clock(), self._guards
+        if guards is not None:
+            self._warn(lambda: guards.files(now))
         if now >= self._look_again_at:
             self.progress.open_tracks = tuple(detector.open_tracks() for detector in self._detectors)
             # It is for the eye: where tracks are so many that looking at them takes long, it is looked at less often.
@@ -382,7 +384,12 @@ class RunReduction:
             return
         # To wait for each frame of a file that never comes would take hours.
         self._lagging.add(reader)
-        more = "it is left out, and the next ones of this file are not waited for"
+        guards = self._guards
+        if guards is not None:
+            self._warn(lambda: guards.files())
+            if guards.explains(pending):
+                return
+        more = "it is left out, and the next ones of this file are not waited for; replay when the file is whole"
         self.problems.add("frame", f"{error}; {more}", pending.frame)
 
     def _frame(self, pending: Pending) -> Frame:
@@ -417,6 +424,9 @@ class RunReduction:
         self._parts.sleep(seconds)
 
     def _remember(self, pending: Pending) -> None:
+        guards = self._guards
+        if guards is not None and isinstance(pending.source, InFile):
+            self._warn(lambda: guards.announced(pending))
         self._places.add(self.settings.detectors[pending.detector].name, pending)
         if pending.detector:
             return

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import faulty
+import faulty_scans
 import h5py
 import numpy as np
 import pytest
@@ -27,21 +28,21 @@ from hedmlive.streaming import SettingsError
 ONE_OF_EACH = list({fault.kind: fault for fault in faulty.FAULTS}.values())
 
 
-def reduced(scan: faulty.Scan, folder: Path, **changes: Any) -> RunResult:
-    plain = {**faulty.settings(scan, folder), **changes}
-    return process(faulty.documents(scan), load_settings(plain), stem="run", write_raw=True)
+def reduced(scan: faulty_scans.Scan, folder: Path, **changes: Any) -> RunResult:
+    plain = {**faulty_scans.settings(scan, folder), **changes}
+    return process(faulty_scans.documents(scan), load_settings(plain), stem="run", write_raw=True)
 
 
 def said(result: RunResult) -> list[dict[str, Any]]:
     return [warning.as_dict() for warning in result.warnings]
 
 
-@pytest.mark.parametrize("name", list(faulty.CLEAN))
+@pytest.mark.parametrize("name", list(faulty_scans.CLEAN))
 def test_nothing_is_said_of_a_right_scan(name: str, tmp_path: Path) -> None:
-    result = reduced(faulty.CLEAN[name], tmp_path)
+    result = reduced(faulty_scans.CLEAN[name], tmp_path)
     assert result.problems == ()
     assert result.warnings == ()
-    assert result.progress.n_frames == len(faulty.CLEAN[name])
+    assert result.progress.n_frames == len(faulty_scans.CLEAN[name])
 
 
 @pytest.mark.parametrize("fault", faulty.FAULTS, ids=lambda fault: fault.name)
@@ -67,12 +68,12 @@ def test_a_fault_gives_its_warning_and_loses_nothing(fault: faulty.Fault, tmp_pa
 
 @pytest.mark.parametrize("fault", ONE_OF_EACH, ids=lambda fault: fault.kind)
 def test_archives_say_it_and_a_replay_says_the_same(fault: faulty.Fault, tmp_path: Path) -> None:
-    plain = faulty.settings(fault.scan, tmp_path)
+    plain = faulty_scans.settings(fault.scan, tmp_path)
     live = HedmLive(plain)
     heard: list[Problem] = []
     live.on_warning(heard.append)
     try:
-        for name, doc in faulty.documents(fault.scan):
+        for name, doc in faulty_scans.documents(fault.scan):
             live(name, doc)
         [result] = live.wait(20).values()
     finally:
@@ -202,7 +203,7 @@ def test_right_scans_of_every_trajectory(
         "snaking": [False, snaked],
         "num_points": rows * cols,
     }
-    scan = faulty.Scan(
+    scan = faulty_scans.Scan(
         omega=omega, read={"dty": dty}, start=start, settings={"trajectory": trajectory, "omega_sign": sign}
     )
     assert reduced(scan, tmp_path_factory.mktemp("grid")).problems == ()
@@ -213,13 +214,15 @@ def test_right_scans_of_every_trajectory(
 
 def test_a_stream_of_warnings_disturbs_nothing(tmp_path: Path) -> None:
     scan = faulty.FAULTS[0].scan
-    docs = faulty.documents(scan)
-    name, doc = faulty._descriptor(faulty.UID, "warnings", {"w": {"source": "S", "dtype": "string", "shape": []}})
+    docs = faulty_scans.documents(scan)
+    uid, key = faulty_scans.UID, {"source": "S", "dtype": "string", "shape": []}
+    name, doc = faulty_scans._descriptor(uid, "warnings", {"w": key})
     with_stream = [*docs[:3], (name, doc)]
     for i, each in enumerate(docs[3:]):
-        with_stream += [each, faulty._event(faulty.UID, "warnings", i, {"w": "energy-mismatch: look"}, faulty.T0 + i)]
+        text = {"w": "energy-mismatch: look"}
+        with_stream += [each, faulty_scans._event(uid, "warnings", i, text, faulty_scans.T0 + i)]
     with_stream = [each for each in with_stream if each[0] != "stop"] + docs[-1:]
-    plain = load_settings(faulty.settings(scan, tmp_path))
+    plain = load_settings(faulty_scans.settings(scan, tmp_path))
     results = [process(each, plain, stem=f"s{n}", write_raw=True) for n, each in enumerate((docs, with_stream))]
     assert results[0].digests == results[1].digests
     assert said(results[0]) == said(results[1])
@@ -230,11 +233,11 @@ def test_a_stream_of_warnings_disturbs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_dark_of_a_file(tmp_path: Path) -> None:
-    np.save(tmp_path / "dark.npy", np.zeros(faulty.SHAPE, np.uint16))
-    plain = faulty.settings(faulty.sweep(), tmp_path)
+    np.save(tmp_path / "dark.npy", np.zeros(faulty_scans.SHAPE, np.uint16))
+    plain = faulty_scans.settings(faulty_scans.sweep(), tmp_path)
     plain["detectors"][0]["dark"] = str(tmp_path / "dark.npy")
     plain["recipe"] = {"threshold": 200.0, "background": "dark"}
-    result = process(faulty.documents(faulty.sweep()), load_settings(plain))
+    result = process(faulty_scans.documents(faulty_scans.sweep()), load_settings(plain))
     [warning] = result.warnings
     assert (warning.kind, warning.frame) == ("dark-zero", None)
     assert "the dark of det is zero" in warning.message
@@ -257,16 +260,16 @@ def test_ignored_kinds_are_silent(tmp_path: Path) -> None:
 )
 def test_errors_of_settings(block: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        load_settings(faulty.settings(replace(faulty.sweep(), guards=block), tmp_path))
+        load_settings(faulty_scans.settings(replace(faulty_scans.sweep(), guards=block), tmp_path))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_energy_in_ev(tmp_path: Path) -> None:
-    scan = replace(faulty.sweep(), baseline={"energy": 63313.8}, guards={"energy_edge": "Lu"})
-    docs = faulty.documents(scan)
+    scan = replace(faulty_scans.sweep(), baseline={"energy": 63313.8}, guards={"energy_edge": "Lu"})
+    docs = faulty_scans.documents(scan)
     docs[1][1]["data_keys"]["energy"] = {**docs[1][1]["data_keys"]["energy"], "units": "eV"}
-    assert process(docs, load_settings(faulty.settings(scan, tmp_path))).problems == ()
+    assert process(docs, load_settings(faulty_scans.settings(scan, tmp_path))).problems == ()
 
 
 def test_edges_rise_with_the_atomic_number() -> None:
@@ -280,14 +283,14 @@ def test_a_guard_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytes
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr(Guards, "frame", broken)
-    result = reduced(faulty.sweep(), tmp_path)
-    assert [(each.kind, each.times) for each in result.warnings] == [("guard", faulty.N)]
-    assert result.progress.n_frames == faulty.N
+    result = reduced(faulty_scans.sweep(), tmp_path)
+    assert [(each.kind, each.times) for each in result.warnings] == [("guard", faulty_scans.N)]
+    assert result.progress.n_frames == faulty_scans.N
 
 
 def test_listeners_hear_at_once_and_may_fail(tmp_path: Path) -> None:
     fault = next(fault for fault in faulty.FAULTS if fault.name == "distance jumps")
-    live = HedmLive(faulty.settings(fault.scan, tmp_path))
+    live = HedmLive(faulty_scans.settings(fault.scan, tmp_path))
     heard, came = [], threading.Event()
 
     def fails(problem: Problem) -> None:
@@ -299,7 +302,7 @@ def test_listeners_hear_at_once_and_may_fail(tmp_path: Path) -> None:
 
     live.on_warning(fails)
     live.on_warning(listens)
-    docs = faulty.documents(fault.scan)
+    docs = faulty_scans.documents(fault.scan)
     try:
         for name, doc in docs[:-3]:
             live(name, doc)
@@ -311,16 +314,16 @@ def test_listeners_hear_at_once_and_may_fail(tmp_path: Path) -> None:
         [result] = live.wait(20).values()
     finally:
         live.close()
-    assert heard == [("distance-mismatch", f"hedmlive-{faulty.UID[:8]}")]
+    assert heard == [("distance-mismatch", f"hedmlive-{faulty_scans.UID[:8]}")]
     assert len(result.problems) == 1
 
 
 def test_a_server_has_it_before_the_run_is_over(tmp_path: Path) -> None:
     fault = next(fault for fault in faulty.FAULTS if fault.name == "distance jumps")
     sink = KeepingSink()
-    plain = faulty.settings(fault.scan, tmp_path) | {"tiled": {"uri": "http://127.0.0.1:9", "latency": 0.01}}
+    plain = faulty_scans.settings(fault.scan, tmp_path) | {"tiled": {"uri": "http://127.0.0.1:9", "latency": 0.01}}
     live = HedmLive(plain, sink=lambda: sink)
-    docs = faulty.documents(fault.scan)
+    docs = faulty_scans.documents(fault.scan)
     try:
         for name, doc in docs[:-3]:
             live(name, doc)
@@ -359,4 +362,4 @@ def test_counts_are_told_and_bounded() -> None:
 
 def test_every_kind_says_what_to_do() -> None:
     assert GuardSettings(ignore=tuple(KINDS)).ignore == tuple(KINDS)
-    assert {fault.kind for fault in faulty.FAULTS} >= set(KINDS) - {"guard"}
+    assert {fault.kind for fault in faulty.FAULTS} >= set(KINDS) - {"guard", "frame-lost"}
