@@ -116,7 +116,7 @@ class KeepingSink:
         self._answer()
         self.metadata |= metadata
 
-    def raw_document(self, name: str, doc: dict[str, Any]) -> None:
+    def raw_document(self, name: str, doc: dict[str, Any]) -> str | None:
         """Publish a document of the run itself."""
         self._answer()
         self.documents.append((name, doc))

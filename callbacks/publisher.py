@@ -60,8 +60,8 @@ class ResultSink(Protocol):
         """Say that the reduction is over, and how."""
         ...
 
-    def raw_document(self, name: str, doc: dict[str, Any]) -> None:
-        """Publish a document of the run itself."""
+    def raw_document(self, name: str, doc: dict[str, Any]) -> str | None:
+        """Publish a document of the run itself; return why the frames that it names are left out, if they are."""
         ...
 
     def raw_reset(self, uid: str) -> None:
@@ -238,11 +238,14 @@ class Publisher:
     def _send_raw(self, raw: "_RawPublisher") -> None:
         # A slice at a time while the run goes on: a document costs the server ten times what a batch of rows does.
         until = math.inf if self._final is not None else self._clock() + self._settings.latency
+        n_said = len(raw.left_out)
         try:
             raw.send(next(iter(self._sinks.values())), lambda: self._clock() > until or self._gave_up.is_set())
         except PublishError as error:
             self._raw = None
             self._problems.add("publish-raw", f"{error}; the run itself is not published, its reduction is")
+        for why in raw.left_out[n_said:]:
+            self._problems.add("publish-raw", f"{why}; they stay in their files, all else of the run is published")
 
     def _sink(self, attempt: int) -> ResultSink:
         if attempt not in self._sinks:
@@ -296,6 +299,8 @@ class _RawPublisher:
         self._sink: ResultSink | None = None
         self._next = 0
         self._external: ExternalDocuments | None = None
+        self.left_out: list[str] = []
+        "What the server cannot serve of the run's frames, and why."
 
     def release(self) -> None:
         """Close what was opened of the finished archive."""
@@ -313,4 +318,6 @@ class _RawPublisher:
             name, doc = self._archive.document(self._next)
             self._next += 1
             for each, made in self._external.push(name, doc):
-                sink.raw_document(each, made)
+                why = sink.raw_document(each, made)
+                if why is not None and why not in self.left_out:
+                    self.left_out.append(why)

@@ -164,7 +164,9 @@ def _publish_run(path: Path, sink: "TiledSink") -> bool:
         sink.raw_reset(reader.run_uid)
         with _bar(path.name, len(reader)) as advance:
             for name, doc in _Run(reader).documents():
-                sink.raw_document(name, doc)
+                why = sink.raw_document(name, doc)
+                if why is not None:
+                    error_console.print(f"! {path.name}: {why}", style="yellow", markup=False)
                 advance(1)
         console.print(f"{path.name}: run {reader.run_uid[:8]}, {len(reader)} documents", markup=False)
         return False

@@ -9,11 +9,21 @@ ARCHIVE_TABLE = "application/x-hedm-table+hdf5"
 SQL_TABLE = "application/x-tiled-sql-table"
 """Tiled's mimetype of tables that rows can be appended to."""
 
+HDF5 = "application/x-hdf5"
+"""Frames in a dataset of an HDF5 file."""
+
 BATCH_ROWS = 10_000
 """Rows that count as one batch where a table was never appended in batches."""
 
 PARTITION_ROWS = 1 << 18
 """Rows of a partition of a table in an archive: some 60 MB of peaks."""
+
+
+def can_register(mimetype: str) -> bool:
+    """Tell whether a StreamResource of this mimetype can become an array of a catalogue."""
+    from bluesky_tiled_plugins.writing.consolidators import CONSOLIDATOR_REGISTRY
+
+    return mimetype in CONSOLIDATOR_REGISTRY
 
 
 def register_consolidators() -> None:

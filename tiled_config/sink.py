@@ -15,7 +15,7 @@ import numpy as np
 
 from ..streaming import PublishError, Table
 from .client import catalogue, disconnect, limit_retries
-from .formats import ARCHIVE_TABLE, register_consolidators
+from .formats import ARCHIVE_TABLE, HDF5, can_register, register_consolidators
 from .layout import BATCH, RAW, REDUCED, ensure_attempt, ensure_root, ensure_table
 from .settings import KEY_VARIABLE
 from .summary import write_summary
@@ -148,6 +148,7 @@ class TiledSink:
         self._summarised = 0
         self._writer: Callable[[str, dict[str, Any]], None] | None = None
         self._failed: list[Exception] = []
+        self._left_out: set[str] = set()
 
     def open_reduction(
         self,
@@ -244,8 +245,12 @@ class TiledSink:
             for node in (*self._nodes.values(), self._reduction):
                 node.close_stream()
 
-    def raw_document(self, name: str, doc: dict[str, Any]) -> None:
-        """Write a document of a run below ``/raw``.
+    def raw_document(self, name: str, doc: dict[str, Any]) -> str | None:
+        """Write a document of a run below ``/raw``; frames in files that Tiled has no array of are left out.
+
+        Returns
+        -------
+        Why such frames are left out, with the first document that names their file; else None.
 
         Raises
         ------
@@ -254,6 +259,11 @@ class TiledSink:
         """
         if self._writer is None:
             self._writer = self._make_writer()
+        if name == "stream_resource" and not can_register(str(doc.get("mimetype", HDF5))):
+            self._left_out.add(str(doc["uid"]))
+            return f"{doc['data_key']}: Tiled serves no frames of {doc['mimetype']} ({doc['uri']})"
+        if name == "stream_datum" and doc.get("stream_resource") in self._left_out:
+            return None
         try:
             with _translated(f"document {name} {doc.get('uid', '')}"):
                 self._writer(name, doc)
@@ -264,6 +274,7 @@ class TiledSink:
         except Exception as error:
             # The writer validates, and meets what it has no place for: the document is as it is, for good.
             raise PublishError(f"document {name} {doc.get('uid', '')}: cannot be stored: {error!r}") from error
+        return None
 
     def raw_reset(self, uid: str) -> None:
         """Delete what is stored of a run, so that all its documents can be sent again."""
