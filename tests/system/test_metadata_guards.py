@@ -93,7 +93,11 @@ def test_a_motor_that_is_stuck_is_named_everywhere(station: SimulatedStation, tm
 
 
 def test_a_client_of_the_server_sees_it_while_the_scan_goes_on(station: SimulatedStation, tmp_path: Path) -> None:
-    with _server(tmp_path) as uri:
+    with _server(tmp_path) as started:
+        # Kernels are compiled and the client is imported while the server starts, which takes longest: it loads Tiled
+        # twice, once in a process of its own that makes the catalogue.
+        HedmLive(settings(station, tmp_path, tiled={"uri": "http://127.0.0.1:9"})).ready(120)
+        uri = started()
         plain = settings(station, tmp_path, tiled={"uri": uri, "latency": 0.05})
         live = HedmLive(plain, sink=lambda: make_sink("tiled", uri, KEY))
         client = connect(uri, KEY)
@@ -167,14 +171,15 @@ def _scan(engine: RunEngine, live: HedmLive, station: SimulatedStation, plan: Ca
 
 
 @contextmanager
-def _server(folder: Path) -> Generator[str]:
-    """A server in a process of its own."""
+def _server(folder: Path) -> Generator[Callable[[], str]]:
+    """A server in a process of its own; gives what waits until it answers and returns its address."""
     file = folder / "serve.yml"
     file.write_text(yaml.safe_dump({"folder": "tiled", "readable": ["."], "port": 0, "api_key": KEY}))
     command = [sys.executable, "-m", "hedmlive.tiled_config", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+        stdout = process.stdout
+        assert stdout is not None
         try:
-            yield process.stdout.readline().strip()
+            yield lambda: stdout.readline().strip()
         finally:
             process.kill()
