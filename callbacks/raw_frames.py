@@ -86,6 +86,9 @@ class FramePlaces:
             try:
                 _write(group, name, places, archive, how, resources)
             except (HedmLiveError, NotYet, OSError, KeyError, ValueError, TypeError) as error:
+                if isinstance(error, NotYet) and not any(each.path.exists() for each in _hdf5(places)):
+                    # A file that is not there at all: its frames have said so, and hedmlive doctor does.
+                    continue
                 why = " ".join(str(error).split())
                 problems.append(
                     f"{name} of {detector} cannot be shown in the raw archive: {why}; the documents lead to it"
@@ -106,7 +109,7 @@ def _write(
     if not all(isinstance(each, HDF5Reader) for each in places.readers):
         kind = next(type(each).__name__ for each in places.readers if not isinstance(each, HDF5Reader))
         raise ArchiveError(f"its files are no HDF5 ({kind}), which nothing can link to; say hedm: {{frames: copy}}")
-    files = [_File.of(each, archive.absolute().parent) for each in places.readers if isinstance(each, HDF5Reader)]
+    files = [_File.of(each, archive.absolute().parent) for each in _hdf5(places)]
     rows = index * places.per_event + part
     if how == "link" and len(files) == 1 and files[0].is_just(rows):
         _replace(group, name, h5py.ExternalLink(files[0].relative, files[0].dataset))
@@ -127,6 +130,10 @@ def _write(
     if name in group:
         del group[name]
     group.create_virtual_dataset(name, layout).attrs["units"] = "counts"
+
+
+def _hdf5(places: _Places) -> list[HDF5Reader]:
+    return [each for each in places.readers if isinstance(each, HDF5Reader)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
