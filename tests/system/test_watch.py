@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ import numpy as np
 import pytest
 import yaml
 
+from hedmlive.callbacks import FolderWatch, RunResult, load_settings, make_sink
+from hedmlive.tiled_config import connect, disconnect, latest_reduction
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
-COMMAND = (sys.executable, "-c", "from hedmlive.cli import main; main()")
+# Tests that run in the background of a shell have Ctrl-C switched off, and what they start inherits that.
+CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+COMMAND = (sys.executable, "-c", CTRL_C + "from hedmlive.cli import main; main()")
 WRITER = (
     "import sys; from pathlib import Path; import foreign_scans as scans\n"
     "name, writer, _ = scans.GROWING[sys.argv[1]]\n"
@@ -81,7 +87,9 @@ def test_a_file_that_another_process_writes(tmp_path: Path, kind: str) -> None:
     folder.mkdir()
     name, _, changes = scans.GROWING[kind]
     said = scans.settings(out, **changes)
-    said["watch"] |= {"poll_seconds": 0.02, "finished": {"stable_seconds": 3}}
+    # Only of a series nothing but time says that it is finished; on a busy machine a frame may take seconds.
+    finished = {"stable_seconds": 15 if kind == "tiff" else 600, "frames": scans.N_FRAMES}
+    said["watch"] |= {"poll_seconds": 0.02, "finished": finished}
     settings = written(tmp_path / "hedmlive.yml", said)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with (
@@ -111,6 +119,70 @@ def test_a_file_that_another_process_writes(tmp_path: Path, kind: str) -> None:
     first = folder / name
     command("reduce", first, "--settings", settings, "--out", tmp_path / "whole")
     assert digests_of(tmp_path / "whole" / reduced.name) == digests_of(reduced)
+
+
+def test_a_watch_that_is_killed_in_mid_scan_and_started_again(tmp_path: Path) -> None:
+    folder, out = tmp_path / "frames", tmp_path / "out"
+    folder.mkdir()
+    name, writer, changes = scans.GROWING["ge"]
+    said = scans.settings(out, **changes)
+    said["watch"] |= {"poll_seconds": 0.02, "finished": {"stable_seconds": 600, "frames": scans.N_FRAMES}}
+    watch = (*COMMAND, "watch", folder, "--settings", written(tmp_path / "hedmlive.yml", said), "--out", out)
+    steps = writer(folder / name, scans.images())
+    # Half of the frames and half of the next one: each is written in two steps.
+    for _ in range(scans.N_FRAMES + 1):
+        next(steps)
+    with running(*watch, stderr=subprocess.DEVNULL) as first:
+        wait_for(lambda: any(_n_reduced(path) for path in out.glob("*_reduced.h5")))
+        first.kill()
+        first.wait()
+    (left,) = out.glob("*_reduced.h5")
+    assert not _is_finished(left)
+    for _ in steps:
+        pass
+    command(*watch[len(COMMAND) :], "--once")
+    assert digests_of(left) == [scans.expected_digest()]
+    assert [path.name for path in out.glob("*_raw.h5")] == [left.name.replace("_reduced", "_raw")]
+
+
+def test_a_foreign_run_is_published_without_the_frames_that_tiled_cannot_serve(tmp_path: Path) -> None:
+    key = "systemtestkey0123456789"
+    served = {"folder": "tiled", "readable": ["."], "port": 0, "api_key": key}
+    file = written(tmp_path / "serve.yml", served)
+    results: dict[str, RunResult] = {}
+    with running(sys.executable, "-m", "hedmlive.tiled_config", file, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        uri = server.stdout.readline().strip()
+        for kind in ("ge", "swmr"):
+            name, writer, changes = scans.GROWING[kind]
+            folder, said = tmp_path / kind, scans.settings(tmp_path / f"{kind}_out", **changes)
+            folder.mkdir()
+            scans.whole(writer, folder / name)
+            said["watch"] |= {"finished": {"frames": scans.N_FRAMES}}
+            settings = load_settings(said | {"tiled": {"uri": uri}})
+            (outcome,) = FolderWatch(folder, settings, sink=partial(make_sink, "tiled", uri, key)).run(once=True)
+            assert outcome.result is not None, outcome
+            results[kind] = outcome.result
+        client = connect(uri, key)
+        runs = {kind: client["raw"][result.uid] for kind, result in results.items()}
+        assert {run.metadata["stop"]["exit_status"] for run in runs.values()} == {"success"}
+        array = runs["swmr"]["primary"][scans.IMAGE].read()
+        assert np.array_equal(array.reshape(-1, *scans.SHAPE), np.stack(scans.images()))
+        assert scans.IMAGE not in runs["ge"]["primary"]
+        for result in results.values():
+            assert latest_reduction(client, result.uid).metadata["digest"] == scans.expected_digest()
+        disconnect(client)
+    (left_out,) = results["ge"].problems
+    assert f"{scans.IMAGE}: Tiled serves no frames of application/x-ge-raw" in left_out
+    assert results["swmr"].problems == ()
+
+
+def _n_reduced(path: Path) -> int:
+    try:
+        with h5py.File(path, "r", swmr=True, libver="latest") as file:
+            return len(file["reduction_0000/frames/frame"])
+    except (OSError, KeyError):
+        return 0
 
 
 def _has_frames(folder: Path, name: str) -> bool:
