@@ -85,7 +85,7 @@ def examine(path: Path) -> list[Finding]:
         entry = subgroup(file, "entry")
         found = [_finding_of_end(reader, stop)]
         found += _of_values(subgroup(entry, "hedm"), start)
-        found += _of_omega(entry)
+        found += _of_omega(entry, settings, start)
         found += _of_counts(entry, settings, start, stop)
         found += _of_places(entry)
         for detector in settings.detectors:
@@ -193,7 +193,7 @@ def _of_seeds(data: h5py.Dataset, needed: tuple[Reconstruction, ...]) -> Finding
     return Finding(item="seed_orientations", state="ok", value=value, source=str(data.attrs["origin"]), needed=needed)
 
 
-def _of_omega(entry: h5py.Group) -> Iterator[Finding]:
+def _of_omega(entry: h5py.Group, settings: Settings, start: Mapping[str, Any]) -> Iterator[Finding]:
     """Look for angles that come twice at one place, and for steps that were left out."""
     if "hedm/omega_per_frame" not in entry:
         return
@@ -206,7 +206,10 @@ def _of_omega(entry: h5py.Group) -> Iterator[Finding]:
             advice="those frames are in no reconstruction",
         )  # fmt: skip
     place = np.zeros(len(omega), np.int64)
-    for name in ("distance_index", "layer_index", "dty"):
+    # A motor that the plan moves is a place too, whatever role it plays.
+    moved = [str(name) for name in start.get("motors") or ()]
+    others = [role for role, key in settings.roles.items() if key in moved and not role.startswith("omega")]
+    for name in dict.fromkeys(["distance_index", "layer_index", "dty", *others]):
         if name in scan:
             place = place * 100_003 + np.unique(np.asarray(dataset(scan, name)), return_inverse=True)[1]
     first = np.round(np.mod(omega[:, 0], 360.0), 3) % 360.0
