@@ -253,7 +253,15 @@ def test_a_file_that_is_too_late(ioc: RunningIoc, station: Station, tmp_path: Pa
 
 
 def test_an_ioc_that_is_gone_for_a_while(ioc: RunningIoc, station: Station, tmp_path: Path) -> None:
-    found = scanned(station, tmp_path, at_point(steps(station), 5, lambda: ioc.fault("disconnect", 0.5)))
+    def goes() -> None:
+        # The plan goes on once it is gone: a move that is under way then would never be reported as done.
+        ioc.fault("disconnect", 2.0)
+        deadline = time.monotonic() + 30
+        while station.rotation.connected:
+            assert time.monotonic() < deadline, "the IOC is still there"
+            time.sleep(0.01)
+
+    found = scanned(station, tmp_path, at_point(steps(station), 5, goes))
     assert found.failed
     [warning] = found.result.warnings
     assert warning.kind == "run-failed"
