@@ -190,7 +190,9 @@ def _has_frames(folder: Path, name: str) -> bool:
     if name.endswith(".h5"):
         with h5py.File(folder / name, "r", swmr=True, libver="latest") as file:
             return len(file["exchange/theta"]) > 1
-    return len(list(folder.iterdir())) > 2 or (folder / name).stat().st_size > 64 + 2 * 84
+    if name.endswith(".tif"):
+        return len(list(folder.iterdir())) > 2
+    return (folder / name).stat().st_size > 64 + 2 * 84
 
 
 def _is_finished(path: Path) -> bool:
