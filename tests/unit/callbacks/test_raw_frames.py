@@ -96,6 +96,19 @@ def test_a_frame_that_never_came_has_no_row(how: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(entry["data/omega"], hostile.STEP * (np.array(came) + 0.5))
 
 
+@pytest.mark.parametrize("how", ["link", "virtual"])
+def test_frames_that_their_file_lacks_have_no_row(how: str, tmp_path: Path) -> None:
+    docs = list(hostile.run("stream", tmp_path))
+    hostile.write_frames(tmp_path / "det0_image.h5", [hostile.image(i) for i in range(6)])
+    result = archived(docs, tmp_path, how, worker={"file_seconds": 0})
+    np.testing.assert_array_equal(frames_of(result)[0], expected(range(6)))
+    assert not [line for line in result.problems if "raw archive" in line]
+    assert result.raw is not None
+    with h5py.File(result.raw) as file:
+        numbers: Any = file["entry/instrument/det0/frame"]
+        assert numbers[()].tolist() == list(range(6))
+
+
 @pytest.mark.parametrize(
     ("way", "how"), [("array", "link"), ("datum", "link"), ("datum", "copy"), ("stream", "link"), ("stream", "virtual")]
 )

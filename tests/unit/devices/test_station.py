@@ -29,6 +29,8 @@ def made() -> Station:
 
 
 def test_every_name_and_pv_comes_from_the_settings(made: Station) -> None:
+    assert made.translation is not None
+    assert made.energy is not None
     assert [device.name for device in (made.rotation, made.translation, made.energy, made.detector)] == [
         "aero",
         "det",
@@ -52,6 +54,8 @@ def test_roles_name_the_keys_that_the_devices_record(made: Station) -> None:
         "energy": "mono",
     }
     assert made.image_key == "ge_image"
+    assert made.translation is not None
+    assert made.energy is not None
     assert "aero" in made.rotation.describe()
     assert made.rotation.read_configuration()["aero_step"]["value"] == 0.0
     assert made.rotation.read_configuration()["aero_omega_sign"]["value"] == -1

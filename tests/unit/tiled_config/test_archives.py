@@ -135,7 +135,9 @@ def test_columns_rows_and_partitions(inside):
     assert np.concatenate([part["frame"] for part in parts]).tolist() == whole["frame"].tolist()
     # Whoever knows of one partition only gets all rows in it.
     assert len(adapter(path, 1).read_partition(0)) == n
-    assert table.get("frame").read().tolist() == whole["frame"].tolist()
+    frames = table.get("frame")
+    assert frames is not None
+    assert frames.read().tolist() == whole["frame"].tolist()
     assert table.get("nothing") is None
 
 
