@@ -1,8 +1,8 @@
 """Pages of rows of our SQL tables: filtered and put in order by the database, on SQLite, DuckDB and PostgreSQL.
 
-A statement holds names of columns that the table has, whole numbers, and places for values, which are bound. Measured
-with 10 million peaks in SQLite: a range of omega or of frames takes milliseconds where an index finds it; walking all
-rows takes 10 s, so that it is done in windows, between which others get the lock.
+A statement holds names of columns that the table has, whole numbers, and places for values, which are bound. What an
+index finds costs what its rows cost. Walking a table of many million rows takes seconds, so that it is done in windows,
+between which others get the lock; `benchmarks/queries.py` measures both.
 """
 
 from collections.abc import Sequence
