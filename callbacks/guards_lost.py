@@ -115,6 +115,8 @@ class LostFrames:
     def _datasets(self, reader: HDF5Reader) -> tuple[h5py.Dataset | None, list[h5py.Dataset]]:
         """Return the numbers, and the frames in other datasets than ours."""
         file = reader.file()
+        if reader.dataset not in file:
+            raise NotYet(f"no dataset {reader.dataset}")
         if file is not self._file:
             places = _PLACES if self._place is None else (self._place,)
             found = next((data for data in map(file.get, places) if isinstance(data, h5py.Dataset)), None)

@@ -86,8 +86,9 @@ class FramePlaces:
             try:
                 _write(group, name, places, archive, how, resources)
             except (HedmLiveError, NotYet, OSError, KeyError, ValueError, TypeError) as error:
-                if isinstance(error, NotYet) and not any(each.path.exists() for each in _hdf5(places)):
-                    # A file that is not there at all: its frames have said so, and hedmlive doctor does.
+                files = _hdf5(places)
+                if files and not any(map(_is_there, files)):
+                    # No file holds what was announced: its frames have said so, and hedmlive doctor does.
                     continue
                 why = " ".join(str(error).split())
                 problems.append(
@@ -136,6 +137,14 @@ def _write(
     if name in group:
         del group[name]
     group.create_virtual_dataset(name, layout).attrs["units"] = "counts"
+
+
+def _is_there(reader: HDF5Reader) -> bool:
+    try:
+        with open_growing(reader.path) as file:
+            return reader.dataset in file
+    except (NotYet, OSError):
+        return False
 
 
 def _hdf5(places: _Places) -> list[HDF5Reader]:
