@@ -48,7 +48,8 @@ def naive_pairs(here: np.ndarray, there: np.ndarray, pixels: float, degrees: flo
     apart[:, :, 2] = np.minimum(apart[:, :, 2] % 360, -apart[:, :, 2] % 360)
     apart = (apart / (pixels, pixels, degrees)).max(axis=2)
     # Which of two that are as near is taken, nothing says.
-    assume(not any((np.diff(np.sort(apart, axis=axis), axis=axis) < 1e-9).any() for axis in (0, 1)))
+    gaps: list[Any] = [np.diff(np.sort(apart, axis=axis), axis=axis) for axis in (0, 1)]
+    assume(not any((each < 1e-9).any() for each in gaps))
     return {
         (i, j)
         for i in range(len(here))
