@@ -28,6 +28,7 @@ from .foreign_readers import (
     summed,
 )
 from .hdf5 import NotYet, dataset, open_growing, refresh, subgroup
+from .served_frames import SERVED
 
 SPARSE = "application/x-hedm-sparse+hdf5"
 FRAME_CACHE = "application/x-hexrd-framecache"
@@ -255,6 +256,10 @@ def make_reader(resource: Mapping[str, Any], per_event: int) -> Reader:
     if mimetype == HEXOMAP_PEAKS:
         rows, cols = (int(n) for n in parameters["shape"])
         return FileSeriesReader(uri, parameters, lambda path: read_hexomap(path, (rows, cols)))
+    if mimetype == SERVED:
+        if "frames" not in parameters:
+            raise FrameError(str(parameters["why"]))
+        return parameters["frames"]
     if mimetype in _OF_FILES:
         return _OF_FILES[mimetype](file_path(uri), parameters)
     raise FrameError(f"frames have the mimetype {mimetype}; wanted HDF5, TIFF, npy, a frame-cache or another known one")

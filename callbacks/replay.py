@@ -24,6 +24,7 @@ from .progress import Progress, RunResult
 from .publisher import Publisher
 from .raw_archive import RawArchive
 from .raw_reader import RawArchiveReader
+from .replay_tiled import SCHEMES, open_tiled, tiled_documents
 from .run import RunReduction
 from .settings import Settings
 
@@ -158,9 +159,9 @@ def open_source(where: str, *, api_key: str | None = None, settings: Settings | 
     ----------
     where
         A raw archive (.h5), a file of frames (HDF5, HEXRD's frame-cache, GE, TIFF, CBF, ...), documents (.jsonl, or
-        .json with a list), ``tiled://HOST:PORT/UID`` or ``databroker://CATALOG/UID``.
+        .json with a list), ``tiled://HOST:PORT/UID`` as `open_tiled` knows it, or ``databroker://CATALOG/UID``.
     api_key
-        Key of the Tiled server; by default that of the environment variable ``HEDMLIVE_TILED_KEY``.
+        Key of the Tiled server; by default that of the environment variable ``HEDMLIVE_TILED_KEY``, then Tiled's own.
     settings
         What says where things lie in a file of frames; by default where formats prescribe it.
 
@@ -169,7 +170,7 @@ def open_source(where: str, *, api_key: str | None = None, settings: Settings | 
     ReplayError, ArchiveError
         There is no such run, or it cannot be read.
     """
-    if where.startswith("tiled://"):
+    if where.partition("://")[0] in SCHEMES:
         return _from_tiled(where, api_key or os.environ.get("HEDMLIVE_TILED_KEY"))
     if where.startswith("databroker://"):
         return _from_databroker(where)
@@ -219,31 +220,9 @@ def _from_foreign(path: Path, settings: Settings | None) -> Source:
 
 
 def _from_tiled(where: str, api_key: str | None) -> Source:
-    # Imported when needed: Tiled's client is slow to import.
-    from tiled.client import from_uri
-
-    parts = urlsplit(where)
-    uid = parts.path.strip("/").split("/")[-1]
-    client = None
-    try:
-        client = from_uri(f"http://{parts.netloc}/api/v1", api_key=api_key)
-        documents = [(name, doc) for name, doc in client["raw"][uid].documents() if doc]
-        settings = _settings_in_tiled(client, uid)
-    except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ReplayError(f"{where}: cannot be read ({why}); wanted tiled://HOST:PORT/UID and a valid key") from None
-    finally:
-        if client is not None:
-            client.context.close()
-    return Source(documents=documents, settings=settings, stem=None)
-
-
-def _settings_in_tiled(client: Any, uid: str) -> Mapping[str, Any] | None:
-    """Return the settings of a reduction of the run, if it has one."""
-    try:
-        return json.loads(client["reduced"][uid].values().first().metadata["settings"])
-    except (KeyError, IndexError, TypeError):
-        return None
+    found = open_tiled(where, api_key)
+    documents = run_documents(found.run, from_files=found.from_files)
+    return Source(documents=documents, settings=found.settings)
 
 
 def _from_databroker(where: str) -> Source:
@@ -252,16 +231,26 @@ def _from_databroker(where: str) -> Source:
     except ImportError:
         raise ReplayError(f"{where}: databroker is not installed; install hedmlive[databroker]") from None
     parts = urlsplit(where)
+    from_files = parts.query == "frames=files"
+    if parts.query and not from_files:
+        raise ReplayError(f"{where}: wanted databroker://CATALOG/UID, with ?frames=files or nothing behind")
     try:
         run = databroker.catalog[parts.netloc][parts.path.strip("/")]
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ReplayError(f"{where}: no such run ({why}); wanted databroker://CATALOG/UID") from None
-    return Source(documents=run_documents(run), settings=None, stem=None)
+    return Source(documents=run_documents(run, from_files=from_files), settings=None, stem=None)
 
 
-def run_documents(run: Any) -> Documents:
-    """Return the documents of a databroker run (1.2.5 or 2.x), with references left as references.
+def run_documents(run: Any, *, from_files: bool = False) -> Documents:
+    """Return the documents of a run of Tiled or of databroker (1.2.5 or 2.x).
+
+    Parameters
+    ----------
+    run
+        The run. Of one that a Tiled server holds, images are fetched from there in blocks when they are needed.
+    from_files
+        Leave references to files as they are, so that images are read from files that lie on this machine.
 
     Raises
     ------
@@ -275,6 +264,8 @@ def run_documents(run: Any) -> Documents:
     if fill is not None and fill.default is Parameter.empty:
         _refuse_streams(run)
         documents = run.documents(fill="no")
+    elif hasattr(run, "context") and not from_files:
+        return tiled_documents(run)
     else:
         documents = run.documents()
     # A run that never stopped has a stop document that is None.

@@ -1,34 +1,21 @@
 """The commands: thin, each of them a few lines over the packages."""
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
-from ..callbacks import (
-    ReducedArchiveReader,
-    Settings,
-    Source,
-    load_settings,
-    make_sink,
-    neighbours_of,
-    open_source,
-    process,
-)
+from ..callbacks import ReducedArchiveReader, load_settings, neighbours_of
 from ..streaming import ArchiveError, HedmLiveError, ReplayError, SettingsError
-from .display import console, error_console, show_digest, show_neighbours, show_result, show_run
+from .display import console, error_console, show_digest, show_neighbours
+from .replay import open_run, out_folder, recipe_options, reduce_run, run_replay, settings_for
+from .results import app as results_app
 from .simulate import app as simulate_app
-
-_SCHEMES = ("tiled", "databroker")
 
 app = typer.Typer(
     name="hedmlive",
@@ -40,8 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(simulate_app, name="simulate")
-
-_OF_THE_DETECTOR = ("threshold", "background_level", "saturation", "sentinels")
+app.add_typer(results_app, name="results")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the archives that are written; made if missing.")]
 SettingsFile = Annotated[
@@ -68,6 +54,10 @@ Tiled = Annotated[
     typer.Option(
         "--tiled", help="Publish to this Tiled server too, as http://127.0.0.1:8000; key: HEDMLIVE_TILED_KEY."
     ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", help="File with the key of the Tiled server that is read; else HEDMLIVE_TILED_KEY."),
 ]
 
 
@@ -171,13 +161,13 @@ def reduce(
     Without --settings frames and omega are looked for where formats prescribe them, peaks are not split, and are linked
     wherever they share a pixel; with it, the block `watch` says where things lie.
     """
-    recipe = _numbers(threshold, min_pixels, background_level, max_distance, numbers)
+    recipe = recipe_options(threshold, min_pixels, background_level, max_distance, numbers)
     if settings is None and "threshold" not in recipe:
         raise SettingsError("no threshold: give --threshold in counts, or --settings with a recipe")
-    found = _open(source, None if settings is None else load_settings(settings))
+    found = open_run(source, None if settings is None else load_settings(settings))
     if not found.write_raw:
         raise ReplayError(f"{source}: is archived already; use `hedmlive replay`")
-    _process(found, _settings(source, found, settings, _folder(out), recipe, tiled))
+    reduce_run(found, settings_for(source, found, settings, out_folder(out), recipe, tiled))
 
 
 @app.command()
@@ -199,7 +189,7 @@ def watch(
     """
     from .watch import run_watch
 
-    run_watch(folder, settings, _folder(out), once=once, patterns=pattern, tiled=tiled)
+    run_watch(folder, settings, out_folder(out), once=once, patterns=pattern, tiled=tiled)
 
 
 @app.command()
@@ -215,14 +205,16 @@ def replay(
     numbers: Set = None,
     settings: SettingsFile = None,
     tiled: Tiled = None,
+    key_file: KeyFile = None,
 ) -> None:
     """Send an archived run through the same callbacks: the same recipe gives the same digest.
 
-    A recipe changed by an option gives another reduction, written beside those that OUT/<name>_reduced.h5 holds.
+    A recipe changed by an option gives another reduction, written beside those that OUT/<name>_reduced.h5 holds. From a
+    Tiled server images come over HTTP, many in a request; ?frames=files behind the address reads the detector's own
+    files, where these lie on this machine. tiled+https:// is for servers that speak TLS.
     """
-    recipe = _numbers(threshold, min_pixels, background_level, max_distance, numbers)
-    found = replace(_open(source), write_raw=False)
-    _process(found, _settings(source, found, settings, _folder(out), recipe, tiled))
+    recipe = recipe_options(threshold, min_pixels, background_level, max_distance, numbers)
+    run_replay(source, out_folder(out), recipe, settings, tiled, key_file)
 
 
 @app.command()
@@ -276,8 +268,8 @@ def neighbours(
     if Path(source).suffix in (".yml", ".yaml"):
         found = neighbours_of(load_settings(source))
     else:
-        opened = _open(source)
-        found = neighbours_of(_settings(source, opened, settings, Path(), {}, None), opened.documents)
+        opened = open_run(source)
+        found = neighbours_of(settings_for(source, opened, settings, Path(), {}, None), opened.documents)
     show_neighbours(found)
     if csv is not None:
         console.print(f"{found.write_csv(csv)} pairs in {csv}", markup=False)
@@ -340,92 +332,3 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
-
-
-def _numbers(
-    threshold: float | None,
-    min_pixels: int | None,
-    background_level: float | None,
-    max_distance: float | None,
-    pairs: Sequence[str] | None,
-) -> dict[str, Any]:
-    given = {
-        "threshold": threshold,
-        "min_pixels": min_pixels,
-        "background_level": background_level,
-        "max_distance": max_distance,
-    }
-    numbers = {name: value for name, value in given.items() if value is not None}
-    for pair in pairs or ():
-        name, separator, value = pair.partition("=")
-        try:
-            numbers[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            separator = ""
-        if not separator:
-            raise SettingsError(f"--set {pair}: wanted NAME=VALUE, as split=local-maximum")
-    return numbers
-
-
-def _open(source: str, settings: Settings | None = None) -> Source:
-    scheme, separator, _ = source.partition("://")
-    if separator and scheme not in _SCHEMES:
-        raise SettingsError(
-            f"{source}: {scheme}:// is unknown; wanted {' or '.join(f'{s}://' for s in _SCHEMES)}, or a file"
-        )
-    try:
-        return open_source(source, settings=settings)
-    except ArchiveError:
-        if source.endswith("_reduced.h5"):
-            raw = source.replace("_reduced.h5", "_raw.h5")
-            raise ReplayError(f"{source}: is a reduced archive; wanted the raw one, as {raw}") from None
-        raise
-
-
-def _folder(out: Path) -> Path:
-    if out.exists() and not out.is_dir():
-        raise SettingsError(f"--out {out}: is a file; wanted a folder, which is made if missing")
-    return out
-
-
-def _settings(
-    source: str, found: Source, file: Path | None, out: Path, numbers: dict[str, Any], tiled: str | None
-) -> Settings:
-    """Return what the source brings, or the settings file instead, overruled by the options."""
-    if file is not None:
-        plain = json.loads(load_settings(file).to_json())
-    elif found.settings is not None:
-        plain = dict(found.settings)
-    else:
-        raise SettingsError(f"{source}: does not say what its data keys mean; give --settings with their roles")
-    recipe = plain.get("recipe", {})
-    if "like" in numbers:
-        # A recipe that was archived names every number; what stays is what belongs to the detector.
-        recipe = {name: recipe[name] for name in _OF_THE_DETECTOR if name in recipe}
-    return load_settings(
-        plain
-        | {
-            "recipe": recipe | numbers,
-            "archive": plain.get("archive", {}) | {"folder": str(out)},
-            # Only what is asked for on the command line is published: the archived address may be the beamline's.
-            "tiled": None if tiled is None else (plain.get("tiled") or {}) | {"uri": tiled},
-        }
-    )
-
-
-def _process(source: Source, settings: Settings) -> None:
-    sink = None if settings.tiled is None else partial(make_sink, "tiled", settings.tiled.uri, None)
-    n_frames = None if source.n_frames is None else source.n_frames * len(settings.detectors)
-    with show_run(n_frames) as watch:
-        result = process(
-            source.documents,
-            settings,
-            stem=source.stem,
-            write_raw=source.write_raw,
-            sink=sink,
-            watch=watch,
-            aside=source.aside,
-        )
-    show_result(result)
-    if not result.digests:
-        raise ArchiveError("no reduction was written; see the problems above")
