@@ -15,6 +15,9 @@ from .raw_reader import RawArchiveReader
 from .reduced_archive import ReducedArchive
 from .reduced_reader import ReducedArchiveReader
 from .replay import Source, open_source, process, run_documents
+from .results_archive import ResultsArchiveReader, add_result
+from .results_layout import NewResult
+from .results_readers import read_result
 from .run import RunReduction
 from .settings import Settings, load_settings
 from .watch import FolderWatch, Outcome
@@ -25,6 +28,7 @@ __all__ = [
     "FrameAssembler",
     "HedmLive",
     "Neighbours",
+    "NewResult",
     "Outcome",
     "Parts",
     "Pending",
@@ -37,10 +41,12 @@ __all__ = [
     "ReducedArchive",
     "ReducedArchiveReader",
     "ResultSink",
+    "ResultsArchiveReader",
     "RunReduction",
     "RunResult",
     "Settings",
     "Source",
+    "add_result",
     "frame_cache_documents",
     "hedm_live_init",
     "load_settings",
@@ -48,5 +54,6 @@ __all__ = [
     "neighbours_of",
     "open_source",
     "process",
+    "read_result",
     "run_documents",
 ]

@@ -15,11 +15,12 @@ import h5py
 import numpy as np
 
 from ..streaming import HedmLiveError
+from .crystals import APS, cell_of
 from .encoding import StoredImage
 from .hdf5 import nexus_group
 from .raw_frames import FramePlaces
 from .roles import RoleSource
-from .seeds import APS, FarField, cell_of, find_seeds, read_far_fields
+from .seeds import FarField, find_seeds, read_far_fields
 from .settings import Settings
 
 WANTED = (
