@@ -1,19 +1,23 @@
 """Keeps a server inside its folders where Tiled itself compares paths only as they are spelled.
 
 Measured with tiled 0.2.20: a file registered as ``<readable folder>/../secret.h5``, or through a symlink that lies in a
-readable folder, is served.
+readable folder, is served. So is any as ``sqlite:////anywhere/secret.tif`` or ``duckdb:...``: only addresses that begin
+with ``file:`` are compared.
 """
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+_DATABASES = ("sqlite", "duckdb", "postgres")
 _REGISTERING = ("/api/v1/register", "/api/v1/metadata", "/api/v1/data_source")
 
 
@@ -39,7 +43,7 @@ class FolderGuard:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with 403."""
         registers = scope["type"] == "http" and scope["method"] in {"POST", "PUT", "PATCH"}
-        if not registers or not scope["path"].startswith(_REGISTERING):
+        if not registers or not path_of(scope).startswith(_REGISTERING):
             await self._app(scope, receive, send)
             return
         messages = await _whole_body(receive)
@@ -47,7 +51,8 @@ class FolderGuard:
         if stray is None:
             await self._app(scope, _replay(messages, receive), send)
         else:
-            await _refuse(send, f"{stray} lies outside the folders of this server; wanted a file inside them")
+            reason = f"{stray} lies outside the folders of this server; wanted a file inside them"
+            await answer(send, HTTPStatus.FORBIDDEN, json.dumps({"detail": reason}))
 
     def _stray(self, body: bytes) -> str | None:
         try:
@@ -55,7 +60,8 @@ class FolderGuard:
         except ValueError:
             return None  # Tiled answers what is wrong with it
         for uri in _data_uris(content):
-            if uri.startswith("file:") and not self._holds(uri):
+            scheme = urlsplit(uri).scheme
+            if scheme.startswith(_DATABASES) or (scheme == "file" and not self._holds(uri)):
                 return uri
         return None
 
@@ -98,8 +104,15 @@ def _replay(messages: list[Message], receive: Receive) -> Receive:
     return again
 
 
-async def _refuse(send: Send, reason: str) -> None:
-    body = json.dumps({"detail": reason}).encode()
+def path_of(scope: Message) -> str:
+    """Return the path of a request, without that below which a proxy serves all."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+async def answer(send: Send, status: HTTPStatus, text: str) -> None:
+    """Answer a request with JSON."""
+    body = text.encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..streaming import Table
+from .facility import SHARED_TAG
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,9 +96,63 @@ def _plain(value: Any) -> Any:
     return None
 
 
-def ensure_container(parent: Any, key: str, *, metadata: Mapping[str, Any] | None = None, specs: list[Any]) -> Any:
-    """Return a child container, made if missing; two processes may make it at once."""
-    return _made_or_found(parent, key, lambda: parent.create_container(key, metadata=dict(metadata or {}), specs=specs))
+def ensure_container(
+    parent: Any,
+    key: str,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    specs: list[Any],
+    access_tags: list[str] | None = None,
+) -> Any:
+    """Return a child container, made if missing, with its parent's access tags if none are given.
+
+    Two processes may make it at once.
+    """
+    tags = access_tags or inherited_tags(parent)
+    return _made_or_found(
+        parent,
+        key,
+        lambda: parent.create_container(key, metadata=dict(metadata or {}), specs=specs, access_tags=tags),
+    )
+
+
+def inherited_tags(parent: Any) -> list[str] | None:
+    """Return the access tags that a child of a node gets, for Tiled itself hands none down; None without any."""
+    # What all may look up must not be handed down, and those that name an owner are given by the server only.
+    tags = [tag for tag in getattr(parent, "access_tags", ()) if not tag.startswith(("user:", "service:"))]
+    return [tag for tag in tags if tag != SHARED_TAG] or None
+
+
+def shared_tags(client: Any) -> list[str] | None:
+    """Return the access tags of a container that runs of all proposals lie in; None on a server for one user."""
+    return [SHARED_TAG] if SHARED_TAG in getattr(client, "access_tags", ()) else None
+
+
+def run_tags(client: Any, start: Mapping[str, Any]) -> list[str] | None:
+    """Return the access tags of a run's nodes, as the server's root says; None on a server for one user.
+
+    Parameters
+    ----------
+    client
+        Client of the catalogue's root.
+    start
+        The run's start document; its own ``tiled_access_tags`` go before the rule.
+    """
+    if given := start.get("tiled_access_tags"):
+        return [str(tag) for tag in given]
+    rule = client.metadata.get("hedmlive", {}).get("proposal")
+    if rule is None:
+        return None
+    found = (value for value in (_look_up(start, key) for key in rule["keys"]) if isinstance(value, (str, int)))
+    tag = next((f"{rule['prefix']}{value}" for value in found if value != ""), rule["otherwise"])
+    return None if tag is None else [tag]
+
+
+def _look_up(start: Mapping[str, Any], key: str) -> Any:
+    value: Any = start
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _made_or_found(parent: Any, key: str, make: Callable[[], Any]) -> Any:
@@ -116,11 +171,11 @@ def ensure_root(client: Any) -> None:
     """Make ``/raw`` and ``/reduced``, once for each catalogue."""
     from tiled.structures.core import Spec
 
-    there = set(client)
+    there, tags = set(client), shared_tags(client)
     if RAW not in there:
-        ensure_container(client, RAW, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+        ensure_container(client, RAW, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")], access_tags=tags)
     if REDUCED not in there:
-        ensure_container(client, REDUCED, specs=[])
+        ensure_container(client, REDUCED, specs=[], access_tags=tags)
 
 
 def ensure_attempt(client: Any, uid: str, attempt: int, start: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
@@ -131,7 +186,8 @@ def ensure_attempt(client: Any, uid: str, attempt: int, start: Mapping[str, Any]
     from tiled.structures.core import Spec
 
     origin = {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "start": searchable(start)}
-    parent = ensure_container(client[REDUCED], uid, metadata=origin, specs=[Spec(SET_SPEC, version="1.0")])
+    specs, tags = [Spec(SET_SPEC, version="1.0")], run_tags(client, start)
+    parent = ensure_container(client[REDUCED], uid, metadata=origin, specs=specs, access_tags=tags)
     while True:
         node = ensure_container(
             parent,
@@ -158,6 +214,7 @@ def ensure_table(reduction: Any, uid: str, table: Table) -> Any:
             table_name=sql_table_name(table),
             specs=[Spec(table_spec(table.name), version="1.0")],
             metadata=table_metadata(uid, table),
+            access_tags=inherited_tags(reduction),
         ),
     )
 

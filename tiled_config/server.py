@@ -1,4 +1,7 @@
-"""A Tiled server over local folders, in a thread of this process: for one user, on loopback, behind a key."""
+"""A Tiled server over local folders, in a thread of this process: for one user, on loopback, behind a key.
+
+With the settings of a facility the same server has its databases in PostgreSQL, live messages in Redis, and many users.
+"""
 
 import logging
 import os
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..streaming import SettingsError
 from .client import catalogue, disconnect
+from .facility import FacilitySettings, facility_configuration
+from .facility_access import AccessFile, make_server_key, prepare
 from .formats import ARCHIVE_TABLE, SPARSE_FRAMES, SQL_TABLE
 from .guard import FolderGuard
 from .settings import LOOPBACK, ServeSettings, check_host, check_key, read_serve_settings
@@ -31,13 +36,12 @@ CLOSE_LIMIT = 10.0
 _ADAPTERS = f"{__package__}.adapters"
 _LOG = logging.getLogger(__name__)
 _LOGGERS = (__package__, "uvicorn", "tiled.server", "tiled.catalog", "tiled.adapters")
-_OVERRIDES = (
-    "TILED_CATALOG_",
-    "TILED_AUTHN",
-    "TILED_TREES",
-    "TILED_ACCESS_",
-    "TILED_MEDIA_TYPES",
-    "TILED_STREAMING_",
+_OVERRIDES = tuple(
+    f"TILED_{name}"
+    for name in (
+        *("ACCESS_", "ALLOW_ORIGINS", "AUTHENTICATION", "AUTHN", "CATALOG_", "DATABASE", "EXPOSE_", "MEDIA_TYPES"),
+        *("METRICS", "REJECT_", "ROUTERS", "SPECS", "STREAMING_", "TREES", "UVICORN", "VALIDATORS", "WEBHOOKS"),
+    )
 )
 
 
@@ -97,6 +101,12 @@ class EmbeddedServer:
         Port; 0 takes a free one.
     allow_remote
         True lets `host` be an address that other machines reach.
+    facility
+        Databases, users and access tags of a facility, instead of files in `folder` and the one key.
+    archives
+        Whether the server publishes archives itself; in a facility it has a key of its own for that.
+    tell
+        Called with each line about the access tags of a facility.
 
     Raises
     ------
@@ -113,8 +123,11 @@ class EmbeddedServer:
         host: str = LOOPBACK,
         port: int = 0,
         allow_remote: bool = False,
+        facility: FacilitySettings | None = None,
+        archives: bool = False,
+        tell: Callable[[str], object] = lambda line: None,
     ) -> None:
-        _refuse_overrides()
+        refuse_overrides()
         try:
             check_host(host, allow_remote=allow_remote)
             self.api_key = secrets.token_hex(32) if api_key is None else check_key(api_key)
@@ -131,7 +144,11 @@ class EmbeddedServer:
             self._listening = _listen(host, port)
             name = f"[{host}]" if ":" in host else host
             self.uri = f"http://{name}:{self._listening.getsockname()[1]}/api/v1"
-            self._server = _make_server(self.folder, folders, self.api_key)
+            configuration = server_configuration(self.folder, folders, self.api_key)
+            if facility is not None:
+                self.api_key = _prepare(facility, self.folder, archives, tell)
+                configuration = facility_configuration(configuration, facility, self.folder / "data")
+            self._server = _make_server(self.folder, folders, configuration, facility)
             self._thread = threading.Thread(
                 target=self._server.run, args=([self._listening],), name="hedmlive-tiled", daemon=True
             )
@@ -213,17 +230,34 @@ def serve(
         EmbeddedServer(
             settings.folder,
             readable=[*settings.readable, *settings.archives],
-            api_key=settings.find_key(),
+            api_key=None if settings.facility else settings.find_key(),
             host=settings.host,
             port=settings.port,
             allow_remote=settings.allow_remote,
+            facility=settings.facility,
+            archives=bool(settings.archives),
+            tell=tell,
         ) as server,
     ):
         ready(server.uri, server.api_key)
+        access = None if settings.facility is None else AccessFile(settings.facility, tell)
         with _looking_after(server, settings, readers, tell):
             while not stop.wait(0.5):
                 if not server.alive:
                     raise SettingsError(f"the server ended by itself; see {server.folder / 'server.log'}")
+                if access is not None:
+                    access.look()
+
+
+def _prepare(facility: FacilitySettings, folder: Path, archives: bool, tell: Callable[[str], object]) -> str:
+    """Prepare the databases; return the key of the server itself, empty if it needs none."""
+    import asyncio
+
+    try:
+        prepare(facility, tell)
+    except ImportError as error:
+        raise SettingsError(f"a server needs the module {error.name}; install hedmlive[server]") from error
+    return asyncio.run(make_server_key(facility, folder)) if archives else ""
 
 
 @contextmanager
@@ -300,8 +334,9 @@ def _signals_set(stop: threading.Event) -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _refuse_overrides() -> None:
-    # Tiled lets these variables win over its configuration: the catalogue, or the key, would be another one.
+def refuse_overrides() -> None:
+    """Raise `SettingsError` if the environment has variables that Tiled would let win over the settings."""
+    # The catalogue, or the key, would be another one.
     found = sorted(name for name in os.environ if name.startswith(_OVERRIDES))
     if found:
         raise SettingsError(f"environment variables {found} would override the server's settings; unset them")
@@ -319,20 +354,26 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingsError(f"port {port} of {host} is not free: {error.strerror}; choose another") from error
 
 
-def _make_server(folder: Path, readable: Sequence[Path], api_key: str) -> Any:
+def _make_server(
+    folder: Path, readable: Sequence[Path], configuration: Mapping[str, Any], facility: FacilitySettings | None
+) -> Any:
     try:
         import uvicorn
         from tiled.config import Config, construct_build_app_kwargs
         from tiled.server.app import build_app
     except ImportError as error:
         raise SettingsError(f"a server needs the module {error.name}; install hedmlive[server]") from error
+    from .readiness import Readiness, checks_of
+
     # Its import sets it to INFO, with a handler to the terminal of its own.
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)
-    configuration = Config.model_validate(server_configuration(folder, readable, api_key))
-    app = build_app(**construct_build_app_kwargs(configuration))
+    app = build_app(**construct_build_app_kwargs(Config.model_validate(configuration)))
+    proxied: dict[str, Any] = {}
+    if facility is not None:
+        proxied = {"root_path": facility.root_path, "forwarded_allow_ips": list(facility.trusted_proxies)}
     return uvicorn.Server(
         uvicorn.Config(
-            FolderGuard(app, [folder / "data", *readable]),
+            Readiness(FolderGuard(app, [folder / "data", *readable]), checks_of(app, folder / "data")),
             loop="asyncio",
             lifespan="on",
             log_config=None,
@@ -340,6 +381,7 @@ def _make_server(folder: Path, readable: Sequence[Path], api_key: str) -> Any:
             # Compressing messages costs five times the time of sending them on one machine.
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=int(CLOSE_LIMIT / 3),
+            **proxied,
         )
     )
 

@@ -4,7 +4,7 @@ import ipaddress
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ..streaming import SettingsError
+from .facility import FacilitySettings, ProposalSettings, with_secrets
 
 KEY_VARIABLE = "HEDMLIVE_TILED_KEY"
 """Environment variable that holds the key, so that it need not stand in a file."""
@@ -57,6 +58,8 @@ class ServeSettings(BaseModel):
     "The key, at least 16 letters and digits. Better in the environment (HEDMLIVE_TILED_KEY) or the key file."
     keyfile: Path | None = None
     "File of the key, readable by its owner only; made if missing. Default: ``api_key`` in `folder`."
+    facility: FacilitySettings | None = None
+    "PostgreSQL, Redis, users and access tags; absent, it is a server for one user, in files below `folder`."
 
     @field_validator("api_key")
     @classmethod
@@ -68,6 +71,8 @@ class ServeSettings(BaseModel):
     @model_validator(mode="after")
     def _said_remote(self) -> "ServeSettings":
         check_host(self.host, allow_remote=self.allow_remote)
+        if self.facility is not None and (self.api_key or self.keyfile):
+            raise ValueError("api_key or keyfile came beside facility; keys of a facility are made by `hedmlive key`")
         return self
 
     def below(self, base: Path) -> "ServeSettings":
@@ -78,6 +83,7 @@ class ServeSettings(BaseModel):
                 "readable": tuple(base / path for path in self.readable),
                 "archives": tuple(base / path for path in self.archives),
                 "keyfile": None if self.keyfile is None else base / self.keyfile,
+                "facility": None if self.facility is None else self.facility.below(base),
             }
         )
 
@@ -152,22 +158,29 @@ def read_serve_settings(config: Mapping[str, Any] | Path | str) -> ServeSettings
         The file cannot be read, or a key is missing, foreign or of the wrong kind.
     """
     if isinstance(config, Mapping):
-        return _validated("settings of the server", config).below(Path.cwd())
+        return _validated("settings of the server", config, Path.cwd())
     path = Path(config).absolute()
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        # Not the line itself, which may hold a key.
+        problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" in line {mark.line + 1}"
+        raise SettingsError(f"{path}: not YAML{place}: {problem}") from None
     if not isinstance(content, Mapping):
         raise SettingsError(f"{path}: {type(content).__name__} came; wanted a mapping with the key folder")
-    return _validated(str(path), content).below(path.parent)
+    return _validated(str(path), content, path.parent)
 
 
-def _validated(source: str, content: Mapping[str, Any]) -> ServeSettings:
+def _validated(source: str, content: Mapping[str, Any], base: Path) -> ServeSettings:
     try:
-        return ServeSettings.model_validate(content)
+        if "facility" in content:
+            content = {**content, "facility": with_secrets(content["facility"], base)}
+        return ServeSettings.model_validate(content).below(base)
+    except SettingsError as error:
+        raise SettingsError(f"{source}: {error}") from None
     except ValidationError as error:
         problems = "; ".join(_problem(dict(one)) for one in error.errors())
         raise SettingsError(f"{source}: {problems}") from None
@@ -178,8 +191,14 @@ def _problem(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{key}: nothing came; wanted a value"
     if error["type"] == "extra_forbidden":
-        return f"{key}: not a setting of the server; wanted one of {', '.join(ServeSettings.model_fields)}"
+        return f"{key}: not a setting of the server; wanted one of {', '.join(_fields(error['loc'][:-1]))}"
     wanted = str(error["msg"]).removeprefix("Value error, ")
     # Neither a key nor a whole mapping, which holds it, belongs in a message.
-    came = "" if key in ("", "api_key") else f"{error['input']!r} came; "
+    secret = key in ("", "api_key") or key.partition(".")[0] == "facility"
+    came = "" if secret else f"{error['input']!r} came; "
     return f"{key or 'host'}: {came}{wanted}"
+
+
+def _fields(place: Sequence[Any]) -> tuple[str, ...]:
+    model = {(): ServeSettings, ("facility",): FacilitySettings}.get(tuple(place), ProposalSettings)
+    return tuple(model.model_fields)

@@ -16,7 +16,7 @@ import numpy as np
 from ..streaming import PublishError, Table
 from .client import catalogue, disconnect, limit_retries
 from .formats import ARCHIVE_TABLE, HDF5, can_register, register_consolidators
-from .layout import BATCH, RAW, REDUCED, ensure_attempt, ensure_root, ensure_table
+from .layout import BATCH, RAW, REDUCED, ensure_attempt, ensure_root, ensure_table, run_tags
 from .settings import KEY_VARIABLE
 from .summary import write_summary
 
@@ -264,6 +264,8 @@ class TiledSink:
             return f"{doc['data_key']}: Tiled serves no frames of {doc['mimetype']} ({doc['uri']})"
         if name == "stream_datum" and doc.get("stream_resource") in self._left_out:
             return None
+        if name == "start" and (tags := run_tags(self._client, doc)):
+            doc = {**doc, "tiled_access_tags": tags}
         try:
             with _translated(f"document {name} {doc.get('uid', '')}"):
                 self._writer(name, doc)
