@@ -310,7 +310,7 @@ def main() -> None:
     if asked.only in (None, "imaged11") and asked.imaged11:
         print("\n| scan | peaks | max_distance | ms a frame | ImageD11 | times its rate | tracks | its | |")
         print("|---|---:|---:|---:|---:|---:|---:|---:|---|")
-        for n_visible, n in ((500, 120), (3000, 40)):
+        for n_visible, n in ((500, 360), (3000, 120)):
             if n_visible in asked.peaks:
                 for scan in (sweep(n), zigzag(n, 20)):
                     for gate in (None, asked.max_distance):

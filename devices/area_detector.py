@@ -155,6 +155,8 @@ class HedmAreaDetector(SingleTrigger, DetectorBase):
 
     def stage(self) -> list[object]:
         """Set it up and open a file."""
+        if self._staged == Staged.partially:  # a plan failed while the IOC was away, and could not unstage it
+            super().unstage()
         return super().stage() or [self]  # ophyd's triggers forget to say what they staged
 
     def unstage(self) -> list[object]:

@@ -196,7 +196,7 @@ class _SimFileDetector(_SimDetector):
         """Open a new file."""
         staged = super().stage()
         self._assets.clear()
-        self._writer = SwmrWriter(self._folder, self.name, self._source.simulator.shape, compress=self._compress)
+        self._writer = self._open()
         self._announce(self._writer.path)
         return staged
 
@@ -212,6 +212,9 @@ class _SimFileDetector(_SimDetector):
             raise SettingsError(f"detector {self.name!r} has no file open: it was unstaged during an exposure")
         # On disk before any document speaks of it: a reader may open the file at the document.
         self._writer.append(frame)
+
+    def _open(self) -> SwmrWriter:
+        return SwmrWriter(self._folder, self.name, self._source.simulator.shape, compress=self._compress)
 
     def _announce(self, path: Path) -> None:
         raise NotImplementedError

@@ -7,6 +7,7 @@ from .curves import Curves, RockingCurve, Sinogram, rocking_curve, sinogram
 from .digest import digest
 from .errors import (
     ArchiveError,
+    BatchTooLarge,
     DocumentError,
     FrameError,
     HedmLiveError,
@@ -50,6 +51,7 @@ __all__ = [
     "ArchiveError",
     "Axis",
     "Background",
+    "BatchTooLarge",
     "Batches",
     "Candidates",
     "Column",

@@ -40,3 +40,7 @@ class ReplayError(HedmLiveError, ValueError):
 
 class PublishError(HedmLiveError, RuntimeError):
     """The Tiled server refused a batch for good."""
+
+
+class BatchTooLarge(PublishError):
+    """The Tiled server, or a proxy before it, takes smaller batches only."""

@@ -35,8 +35,71 @@ def runs_of_peaks(row: Array, col: Array, peak: Array, runs: Array) -> int:
 
 
 @kernel()
-def shared_pixels(a: Array, b: Array, first: Array, chain: Array, pairs: Array) -> int:
+def _overlap(a: Array, b: Array, i: int, j: int) -> tuple[int, int]:
+    """Return how many pixels run i of a and run j of b share, none if not above 0; and 1 if that of a ends first."""
+    # Row and column in one number: runs of different rows are just far apart, which is one branch less to guess.
+    row_a, row_b = np.int64(a[0, i]) << 32, np.int64(b[0, j]) << 32
+    end_a, end_b = row_a + a[2, i], row_b + b[2, j]
+    return min(end_a, end_b) - max(row_a + a[1, i], row_b + b[1, j]), int(end_a <= end_b)
+
+
+@kernel()
+def _common_runs(a: Array, b: Array, i: int, j: int, end_i: int, end_j: int, common: Array, n: int) -> int:
+    """Write from place n on which runs share pixels, and how many: of a from i to end_i, of b from j to end_j."""
+    while i < end_i and j < end_j:
+        shared, a_first = _overlap(a, b, i, j)
+        common[0, n], common[1, n], common[2, n] = i, j, shared
+        n += int(shared > 0)
+        i += a_first
+        j += 1 - a_first
+    return n
+
+
+@kernel()
+def _first_of_row(runs: Array, row: int) -> int:
+    low, high = 0, runs.shape[1]
+    while low < high:
+        middle = (low + high) // 2
+        if runs[0, middle] < row:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel()
+def _add_pairs(a: Array, b: Array, common: Array, first: Array, chain: Array, n: int) -> int:
+    """Add the pixels that runs share to the pair of their peaks, the next of n if it is a new one; return how many."""
+    # A chain for each peak of a holds its pairs in the order of b: no table of all pairs, and nothing to be sorted.
+    other, shared, after = chain[0], chain[1], chain[2]
+    for k in range(common.shape[1]):
+        p, q = a[3, common[0, k]], b[3, common[1, k]]
+        before = -1
+        pair = first[p]
+        while pair >= 0 and other[pair] < q:
+            before = pair
+            pair = after[pair]
+        if pair >= 0 and other[pair] == q:
+            shared[pair] += common[2, k]
+        else:
+            other[n] = q
+            shared[n] = common[2, k]
+            after[n] = pair
+            if before >= 0:
+                after[before] = n
+            else:
+                first[p] = n
+            n += 1
+    return n
+
+
+@kernel()
+def shared_pixels(a: Array, b: Array, first: Array, common: Array, chain: Array, pairs: Array) -> int:
     """Count the common pixels of each pair of peaks; return how many pairs there are.
+
+    Two passes: which runs overlap, then whose they are. In one, the processor guessed wrong at every other run: 0.36 ms
+    in place of 0.23 for two frames of 3000 peaks. Rows above the middle and below it are walked along at the same time,
+    for each step waits for the one before it.
 
     Parameters
     ----------
@@ -44,49 +107,40 @@ def shared_pixels(a: Array, b: Array, first: Array, chain: Array, pairs: Array) 
         Runs of two frames, as `runs_of_peaks` writes them.
     first
         Shape (peaks of a,), filled with -1. To work in.
-    chain
-        Shape (3, runs of a and b together). To work in.
+    common, chain
+        Shape (3, runs of a and b together and 2 more). To work in.
     pairs
         As large. Its rows become the peak of a, the peak of b and how many pixels they share, in this order.
     """
-    # A chain for each peak of a holds its pairs in the order of b: no table of all pairs, and nothing to be sorted.
-    other, shared, after = chain[0], chain[1], chain[2]
-    n = 0
-    i = 0
-    j = 0
-    while i < a.shape[1] and j < b.shape[1]:
-        # Row and column in one number: runs of different rows are just far apart, which is one branch less to guess.
-        row_a, row_b = np.int64(a[0, i]) << 32, np.int64(b[0, j]) << 32
-        end_a, end_b = row_a + a[2, i], row_b + b[2, j]
-        common = min(end_a, end_b) - max(row_a + a[1, i], row_b + b[1, j])
-        if common > 0:
-            p, q = a[3, i], b[3, j]
-            before = -1
-            pair = first[p]
-            while pair >= 0 and other[pair] < q:
-                before = pair
-                pair = after[pair]
-            if pair >= 0 and other[pair] == q:
-                shared[pair] += common
-            else:
-                other[n] = q
-                shared[n] = common
-                after[n] = pair
-                if before >= 0:
-                    after[before] = n
-                else:
-                    first[p] = n
-                n += 1
-        earlier = np.int64(end_a <= end_b)
-        i += earlier
-        j += 1 - earlier
+    n_a, n_b = a.shape[1], b.shape[1]
+    middle = a[0, n_a // 2] if n_a else 0
+    half_a, half_b = _first_of_row(a, middle), _first_of_row(b, middle)
+    # What is written behind the end of the list and does not count is overwritten by the next: no branch either.
+    n, low = 0, half_a + half_b + 1
+    i, j, low_i, low_j = 0, 0, half_a, half_b
+    while i < half_a and j < half_b and low_i < n_a and low_j < n_b:
+        shared, a_first = _overlap(a, b, i, j)
+        common[0, n], common[1, n], common[2, n] = i, j, shared
+        n += int(shared > 0)
+        i += a_first
+        j += 1 - a_first
+        shared, a_first = _overlap(a, b, low_i, low_j)
+        common[0, low], common[1, low], common[2, low] = low_i, low_j, shared
+        low += int(shared > 0)
+        low_i += a_first
+        low_j += 1 - a_first
+    n = _common_runs(a, b, i, j, half_a, half_b, common, n)
+    low = _common_runs(a, b, low_i, low_j, n_a, n_b, common, low)
+    n_pairs = _add_pairs(a, b, common[:, :n], first, chain, 0)
+    n_pairs = _add_pairs(a, b, common[:, half_a + half_b + 1 : low], first, chain, n_pairs)
+    other, shared_by, after = chain[0], chain[1], chain[2]
     n = 0
     for p in range(len(first)):
         pair = first[p]
         while pair >= 0:
             pairs[0, n] = p
             pairs[1, n] = other[pair]
-            pairs[2, n] = shared[pair]
+            pairs[2, n] = shared_by[pair]
             n += 1
             pair = after[pair]
     return n

@@ -174,9 +174,8 @@ def _weighed(a: Linkable, b: Linkable, pairs: np.ndarray, shared: np.ndarray) ->
 
 
 def _overlapping(a: Linkable, b: Linkable) -> tuple[np.ndarray, np.ndarray]:
-    room = a.runs.shape[1] + b.runs.shape[1]
-    pairs, chain = np.empty((2, 3, room), np.int32)
-    n = link_kernels.shared_pixels(a.runs, b.runs, np.full(a.n_peaks, -1, np.int32), chain, pairs)
+    common, chain, pairs = np.empty((3, 3, a.runs.shape[1] + b.runs.shape[1] + 2), np.int32)
+    n = link_kernels.shared_pixels(a.runs, b.runs, np.full(a.n_peaks, -1, np.int32), common, chain, pairs)
     return pairs[:2, :n], pairs[2, :n]
 
 

@@ -348,16 +348,19 @@ class Linker:
             return
         else:
             candidates = link_peaks(a, b, recipe)
-        keep = candidates.reason == 0
-        linked_rows = np.flatnonzero(keep)
-        if len(linked_rows):
-            rows = self._rows(axis, frame_a, frame_b, candidates, linked_rows)
+        n_others = int(np.count_nonzero(candidates.reason))
+        n = len(candidates) - n_others
+        if n:
+            keep = np.flatnonzero(candidates.reason == 0) if n_others else slice(None)
+            rows = self._rows(axis, frame_a, frame_b, candidates, keep, n)
             linked.joined.append(JoinedFrames(frame_a=frame_a, frame_b=frame_b, rows=rows, wraps=wraps))
-        if recipe.keep_candidates and len(linked_rows) < len(candidates):
-            linked.others.append(self._rows(axis, frame_a, frame_b, candidates, np.flatnonzero(~keep)))
+        if recipe.keep_candidates and n_others:
+            others = np.flatnonzero(candidates.reason)
+            linked.others.append(self._rows(axis, frame_a, frame_b, candidates, others, n_others))
 
-    def _rows(self, axis: int, frame_a: int, frame_b: int, candidates: Candidates, rows: np.ndarray) -> Columns:
-        n = len(rows)
+    def _rows(
+        self, axis: int, frame_a: int, frame_b: int, candidates: Candidates, rows: np.ndarray | slice, n: int
+    ) -> Columns:
         columns = {
             "frame_a": np.full(n, frame_a),
             "peak_a": candidates.peak_a[rows],

@@ -77,7 +77,7 @@ class Table:
             odd = sorted(set(columns) ^ set(self.names))
             raise SettingsError(f"table {self.name}: columns {odd} are missing or foreign; wanted {self.names}")
         made = {name: np.ascontiguousarray(columns[name], dtype) for name, dtype in self._types.items()}
-        if len({len(values) for values in made.values()}) > 1:
+        if len(set(map(len, made.values()))) > 1:
             lengths = {name: len(values) for name, values in made.items()}
             raise SettingsError(f"table {self.name}: columns differ in length: {lengths}")
         return made

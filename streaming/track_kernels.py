@@ -89,8 +89,8 @@ def _sort_rows(rows: Array, start: int, end: int, frame: Array, peak: Array) -> 
 @kernel()
 def take_tracks(
     roots: Array, parent: Array, following: Array, frame: Array, peak: Array, rows: Array, starts: Array
-) -> None:
-    """Write the rows of each track in the order of their peaks, and mark them as taken (parent -1).
+) -> int:
+    """Write the rows of each track in the order of their peaks, mark them as taken (parent -1), and return how many.
 
     Parameters
     ----------
@@ -110,6 +110,7 @@ def take_tracks(
             row = following[row]
         _sort_rows(rows, starts[k], n, frame, peak)
     starts[len(roots)] = n
+    return n
 
 
 @kernel()

@@ -63,13 +63,17 @@ class _Rows:
         self.n = 0
         self._n_taken = 0
         self.names = names
-        self._whole = np.empty((len(_WHOLE), _FIRST_CAPACITY), np.int64)
-        self._numbers = np.empty((_FIRST_CAPACITY, len(names)))
         self._starts: dict[int, tuple[int, int]] = {}
+        self._take_memory(_FIRST_CAPACITY)
+
+    def _take_memory(self, capacity: int) -> None:
+        self._whole = np.empty((len(_WHOLE), capacity), np.int64)
+        self._numbers = np.empty((capacity, len(self.names)))
+        self._by_name: dict[str, np.ndarray] = dict(zip(_WHOLE, self._whole, strict=True))
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return all rows of one whole number."""
-        return self._whole[_WHOLE.index(name)]
+        return self._by_name[name]
 
     def append(self, frame: int, peaks: Columns, level: int, motors: np.ndarray) -> None:
         """Add the peaks of one frame, each a track of its own that waits for the neighbours of that frame.
@@ -130,9 +134,9 @@ class _Rows:
         """Take tracks out: return their rows in order, until `make_room`, and where those of each track start."""
         rows, starts = np.empty(self.n, np.int64), np.empty(len(roots) + 1, np.int64)
         kept = (self["parent"], self["following"], self["frame"], self["peak"])
-        track_kernels.take_tracks(roots, *kept, rows, starts)
-        self._n_taken += int(starts[-1])
-        return rows, starts
+        n = track_kernels.take_tracks(roots, *kept, rows, starts)
+        self._n_taken += n
+        return rows[:n], starts
 
     def open(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of all open tracks in order, and where those of each track start."""
@@ -147,8 +151,8 @@ class _Rows:
 
     def unwrap(self, rows: np.ndarray, starts: np.ndarray, sense: float) -> None:
         """Turn back what lies after the widest gap of a wrapping track; one all the way round has no gap."""
-        wraps = self["wraps"][rows[: starts[-1]]]
-        if not wraps.any():
+        wraps = self["wraps"].take(rows)
+        if not np.count_nonzero(wraps):
             return
         for k in np.flatnonzero(np.bitwise_or.reduceat(wraps, starts[:-1])).tolist():
             own = rows[starts[k] : starts[k + 1]]
@@ -161,11 +165,11 @@ class _Rows:
 
     def summaries(self, rows: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return counts, sums and members of tracks, in the order of their names (`track_kernels.summaries`)."""
-        first = rows[starts[:-1]]
-        n, n_motors = len(first), len(self.names) - len(_NUMBERS)
-        order = np.argsort(TRACK_BASE * self["frame"][first] + self["peak"][first], kind="stable")
+        n, n_motors = len(starts) - 1, len(self.names) - len(_NUMBERS)
+        first = rows.take(starts[:-1])
+        order = (TRACK_BASE * self["frame"].take(first) + self["peak"].take(first)).argsort(kind="stable")
         counts, sums = np.empty((len(_COUNTS), n), np.int64), np.empty((len(_SUMS) + 2 * n_motors, n))
-        members = np.empty((3, int(starts[-1])), np.int64)
+        members = np.empty((3, len(rows)), np.int64)
         whole = self._whole[_WHOLE.index("frame") :]
         track_kernels.summaries(order, starts, rows, whole, self._numbers, TRACK_BASE, counts, sums, members)
         return counts, sums, members
@@ -189,8 +193,7 @@ class _Rows:
         wanted = needed + max(needed // 2, _SPARE)
         if 3 * needed > 2 * capacity or 4 * wanted < capacity:
             whole, numbers = self._whole, self._numbers
-            self._whole = np.empty((len(_WHOLE), wanted), np.int64)
-            self._numbers = np.empty((wanted, len(self.names)))
+            self._take_memory(wanted)
             self._whole[:, : self.n], self._numbers[: self.n] = whole[:, : self.n], numbers[: self.n]
         return place
 
@@ -307,7 +310,6 @@ class Tracker:
     def _cut(self, rows: np.ndarray, starts: np.ndarray) -> tuple[Columns, np.ndarray, np.ndarray]:
         """Cut tracks at valleys of their intensity; return their links, and rows and starts of what they become."""
         row_a, row_b, wraps, links = self._links.take(self._rows["parent"])
-        rows = rows[: starts[-1]]
         member = np.empty(self._rows.n, np.int64)
         member[rows] = np.arange(len(rows))
         # Of equally short links the first counts: they must not lie as they came.
@@ -354,8 +356,9 @@ class Tracker:
         flags = columns.pop("flags")
         columns["omega_width"] = columns["omega_max"] - columns["omega_min"]
         columns |= {name: columns[name] > 0 for name in ("on_edge", "on_mask", "wraps")}
-        columns["at_scan_end"] = (flags & Ending.SCAN_END) > 0
-        columns["beside_missing"] = (flags & Ending.MISSING) > 0
+        # numpy asks an enumeration for a dozen things before it takes it for a number: 9 us.
+        columns["at_scan_end"] = (flags & int(Ending.SCAN_END)) > 0
+        columns["beside_missing"] = (flags & int(Ending.MISSING)) > 0
         return columns, dict(zip(MEMBERS.names, members, strict=True))
 
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import socket
 import sys
 import threading
 import time
@@ -17,6 +18,21 @@ GRACE = 5.0  # seconds that threads and children get to end after a test
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def _free_port() -> int:
+    with socket.socket() as stream:
+        stream.bind(("127.0.0.1", 0))
+        return int(stream.getsockname()[1])
+
+
+# EPICS reads these when ophyd is imported, once: this machine only, at a port of this process.
+os.environ.update(
+    EPICS_CA_ADDR_LIST="127.0.0.1",
+    EPICS_CA_AUTO_ADDR_LIST="NO",
+    EPICS_CA_SERVER_PORT=str(_free_port()),
+    EPICS_CA_REPEATER_PORT=str(_free_port()),
+)
 
 
 def _is_loopback(host: str | bytes) -> bool:

@@ -37,9 +37,9 @@ def test_shared_pixels_are_an_intersection(data):
     a, b = (Linkable.of(found_in(data.draw(images(shape)))) for _ in range(2))
     at = [{(r, c): peak for r, first, end, peak in each.runs.T.tolist() for c in range(first, end)} for each in (a, b)]
     wanted = Counter((at[0][pixel], at[1][pixel]) for pixel in at[0].keys() & at[1].keys())
-    room = a.runs.shape[1] + b.runs.shape[1]
-    chain, pairs = np.empty((2, 3, room), np.int32)
-    n = link_kernels.shared_pixels(a.runs, b.runs, np.full(a.n_peaks, -1, np.int32), chain, pairs)
+    room = a.runs.shape[1] + b.runs.shape[1] + 2
+    common, chain, pairs = np.empty((3, 3, room), np.int32)
+    n = link_kernels.shared_pixels(a.runs, b.runs, np.full(a.n_peaks, -1, np.int32), common, chain, pairs)
     assert [((p, q), shared) for p, q, shared in pairs[:, :n].T.tolist()] == sorted(wanted.items())
 
 
