@@ -122,6 +122,29 @@ def serve(
 
 
 @app.command()
+def key(
+    settings: Annotated[Path, typer.Argument(help="YAML file of `hedmlive serve`, with the key facility.")],
+    name: Annotated[str, typer.Argument(help="A user, or service:NAME; with --revoke the key's first 8 characters.")],
+    role: Annotated[
+        str, typer.Option("--role", help="What the key is for: reader, subscriber, publisher or metrics.")
+    ] = "reader",
+    lifetime: Annotated[str, typer.Option("--lifetime", help="As 90d, 12h, 5min or 30s; or forever.")] = "90d",
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="Confine it to an access tag, as proposal_1001; may come several times."),
+    ] = None,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Make a key worthless instead.")] = False,
+) -> None:
+    """Make a key for a user or a service of a facility's server, and print it: it is kept nowhere.
+
+    It may do what its role allows, with the runs that the file of access tags gives its owner.
+    """
+    from .facility import run_key
+
+    run_key(settings, name, role, lifetime, tag or (), revoke=revoke)
+
+
+@app.command()
 def publish(
     archives: Annotated[list[Path], typer.Argument(help="Archives (*_raw.h5, *_reduced.h5), or folders of them.")],
     uri: Annotated[
@@ -237,18 +260,28 @@ def digest(file: Annotated[Path, typer.Argument(help="Reduced archive (*_reduced
 
 @app.command()
 def doctor(
-    archive: Annotated[Path, typer.Argument(help="Raw archive (*_raw.h5): finished, growing, or of a killed process.")],
+    archive: Annotated[
+        Path | None, typer.Argument(help="Raw archive (*_raw.h5): finished, growing, or of a killed process.")
+    ] = None,
     wanted: Annotated[
         str, typer.Option("--for", help="What is to be reconstructed: near-field, far-field or both.")
     ] = "both",
+    tiled: Annotated[
+        str | None,
+        typer.Option("--tiled", help="Look at a Tiled server instead: its settings file (.yml), or its address."),
+    ] = None,
 ) -> None:
     """Show what a raw archive has and lacks for a reconstruction, and what looks wrong.
 
-    Each value stands with its unit, its source and the time it was taken. Exit code 1 if something is missing.
+    Each value stands with its unit, its source and the time it was taken. Of a Tiled server each setting, and each
+    service behind it, is shown that was seen to go wrong. Exit code 1 if something is missing or bad.
     """
     from .doctor import run_doctor
+    from .facility import run_preflight
 
-    if not run_doctor(archive, wanted):
+    if (archive is None) == (tiled is None):
+        raise SettingsError("doctor: give an archive, or --tiled with a settings file or an address")
+    if not (run_doctor(archive, wanted) if archive is not None else run_preflight(str(tiled))):
         raise typer.Exit(1)
 
 

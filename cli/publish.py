@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..callbacks import RawArchiveReader, ReducedArchiveReader
+from ..callbacks import RawArchiveReader, ReducedArchiveReader, ResultsArchiveReader
 from ..callbacks.external import ExternalDocuments
+from ..callbacks.results_origin import KINDS
 from ..streaming import ArchiveError, HedmLiveError, PublishError, SettingsError
 from .display import console, error_console
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 50_000
 "Rows that are sent at once: some 10 MB of peaks."
 _ORDER = ("tracks", "members", "peaks", "links", "frames")
+_WANTED = "*_raw.h5, *_reduced.h5 or *_results.h5"
 
 Advance = Callable[[int], object]
 
@@ -51,6 +53,10 @@ class ArchiveReaders:
         """Open a reduced archive."""
         return ReducedArchiveReader(path)
 
+    def results(self, path: Path) -> ResultsArchiveReader:
+        """Open a results archive."""
+        return ResultsArchiveReader(path)
+
     @contextmanager
     def run(self, path: Path) -> Generator[_Run]:
         """Open a raw archive."""
@@ -79,9 +85,10 @@ def run_serve(settings: Path | None, archives: Sequence[Path], port: int | None)
         changes["archives"] = (*said.archives, *(folder.absolute() for folder in archives))
         said = said.model_copy(update=changes)
         keyfile = said.keyfile or said.folder / "api_key"
+        where = "keys are made by `hedmlive key`" if said.facility else f"the key is in {keyfile}"
         serve(
             said,
-            ready=lambda uri, _key: typer.echo(f"{uri}  (Ctrl-C ends it; the key is in {keyfile})"),
+            ready=lambda uri, _key: typer.echo(f"{uri}  (Ctrl-C ends it; {where})"),
             readers=ArchiveReaders(),
             tell=lambda line: error_console.print(f"! {line}", style="yellow", markup=False),
         )
@@ -93,7 +100,7 @@ def run_publish(archives: Sequence[Path], uri: str, *, raw: bool) -> None:
     Parameters
     ----------
     archives
-        Raw and reduced archives, or folders of them.
+        Raw, reduced and results archives, or folders of them.
     uri
         The server.
     raw
@@ -114,8 +121,7 @@ def run_publish(archives: Sequence[Path], uri: str, *, raw: bool) -> None:
         except OSError as error:
             raise PublishError(f"{uri}: no server answers there: {error}") from None
         try:
-            send = _publish_run if path.name.endswith("_raw.h5") else _publish_reductions
-            n_failed += send(path, sink)
+            n_failed += _SENDERS[path.name.rpartition("_")[2]](path, sink)
         except (ConnectionError, HedmLiveError) as error:
             why = str(error).removeprefix(f"{path}: ")
             error_console.print(f"! {path}: {why}", style="yellow", markup=False)
@@ -128,16 +134,16 @@ def run_publish(archives: Sequence[Path], uri: str, *, raw: bool) -> None:
 
 def _files(given: Path, *, raw: bool) -> Iterator[Path]:
     if given.is_dir():
-        found = sorted(path for kind in ("raw", "reduced") for path in given.rglob(f"*_{kind}.h5"))
+        found = sorted(path for kind in KINDS for path in given.rglob(f"*_{kind}.h5"))
         if not found:
-            raise ArchiveError(f"{given}: holds no archive; wanted *_raw.h5 or *_reduced.h5")
-        yield from (path for path in found if raw or path.name.endswith("_reduced.h5"))
+            raise ArchiveError(f"{given}: holds no archive; wanted {_WANTED}")
+        yield from (path for path in found if raw or not path.name.endswith("_raw.h5"))
         return
     if not given.exists():
         raise ArchiveError(f"{given}: no such file; wanted an archive, or a folder of them")
-    if not given.name.endswith(("_raw.h5", "_reduced.h5")):
-        raise ArchiveError(f"{given}: wanted *_raw.h5 or *_reduced.h5")
-    beside = given.with_name(given.name.replace("_reduced.h5", "_raw.h5"))
+    if not given.name.endswith(tuple(f"_{kind}.h5" for kind in KINDS)):
+        raise ArchiveError(f"{given}: wanted {_WANTED}")
+    beside = given.with_name(f"{given.name.rpartition('_')[0]}_raw.h5")
     if raw and beside != given and beside.exists():
         yield beside
     yield given
@@ -200,6 +206,22 @@ def _publish_reductions(path: Path, sink: "TiledSink") -> bool:
         return missing
 
 
+def _publish_results(path: Path, sink: "TiledSink") -> bool:
+    """Publish the results of an archive; tell whether one is missing."""
+    from ..tiled_config.archives import start_beside
+    from ..tiled_config.archives_nodes import ResultPlace
+    from ..tiled_config.results import publish_result
+
+    with ResultsArchiveReader(path) as reader:
+        start = start_beside(path, reader.run_uid, ArchiveReaders())
+        for attempt in reader.attempts:
+            place = ResultPlace(path.absolute(), reader, attempt)
+            n_rows = publish_result(sink.client, place, start)
+            said = f"{n_rows} rows" if n_rows else "is there already"
+            console.print(f"{path.name}: {place.attributes['digest']}  result_{attempt:04d}: {said}", markup=False)
+        return False
+
+
 def _send(path: Path, reader: ReducedArchiveReader, attempt: int, sink: "TiledSink") -> int:
     """Send the rows that are not there yet, and return how many that were."""
     n_sent = 0
@@ -227,3 +249,6 @@ def _patiently(sink: "TiledSink", table: str, batch: int, columns: Any) -> None:
         except ConnectionError:
             if not left:
                 raise
+
+
+_SENDERS = {"raw.h5": _publish_run, "reduced.h5": _publish_reductions, "results.h5": _publish_results}

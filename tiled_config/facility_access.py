@@ -6,7 +6,7 @@ import logging
 import secrets
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,7 +62,7 @@ def read_access(facility: FacilitySettings) -> dict[str, Any]:
     try:
         return _definitions(facility, content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SettingsError(f"{path}: {_said(error)}; wanted the keys roles, groups and tags") from None
+        raise SettingsError(f"{path}: {said(error)}; wanted the keys roles, groups and tags") from None
 
 
 def _definitions(facility: FacilitySettings, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ async def write_access(facility: FacilitySettings, tell: Callable[[str], object]
         for each in warned:
             tell(f"{facility.access}: {' '.join(str(each.message).split())}")
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise SettingsError(f"{facility.access}: {_said(error)}") from None
+        raise SettingsError(f"{facility.access}: {said(error)}") from None
     finally:
         await close_database_connection_pool(database)
 
@@ -206,12 +206,12 @@ async def _make_tables(what: str, uri: str, core: Any) -> bool:
             await core.initialize_database(engine)
             return True
         except Exception as error:
-            raise SettingsError(f"database of facility.{what}: {_said(error)}") from None
+            raise SettingsError(f"database of facility.{what}: {said(error)}") from None
     return False
 
 
 @asynccontextmanager
-async def engine_of(uri: str) -> Any:
+async def engine_of(uri: str) -> AsyncGenerator[Any]:
     """Give an engine of a database, of this event loop alone."""
     from sqlalchemy.ext.asyncio import create_async_engine
     from tiled.utils import ensure_specified_sql_driver
@@ -293,7 +293,7 @@ async def _make_key(
             )
             await session.commit()
     except Exception as error:
-        raise SettingsError(f"database of facility.accounts: {_said(error)}") from None
+        raise SettingsError(f"database of facility.accounts: {said(error)}") from None
     return secret.hex()
 
 
@@ -324,7 +324,7 @@ async def revoke_key(facility: FacilitySettings, first_eight: str) -> None:
         async with engine_of(facility.accounts.get_secret_value()) as engine, engine.begin() as connection:
             found = await connection.execute(delete(orm.APIKey).where(orm.APIKey.first_eight == first_eight[:8]))
     except Exception as error:
-        raise SettingsError(f"database of facility.accounts: {_said(error)}") from None
+        raise SettingsError(f"database of facility.accounts: {said(error)}") from None
     if not found.rowcount:
         raise SettingsError(f"no key begins with {first_eight[:8]!r}; it was revoked already, or expired")
 
@@ -362,5 +362,7 @@ def _settings(uri: str) -> Any:
     return DatabaseSettings(uri=ensure_specified_sql_driver(uri), pool_size=2, max_overflow=1, pool_pre_ping=True)
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+def said(error: BaseException) -> str:
+    """Return an error as one line."""
+    # Without the statement and its parameters, which SQLAlchemy adds.
+    return f"{type(error).__name__}: {' '.join(str(error).partition('[SQL:')[0].split())}"[:300]

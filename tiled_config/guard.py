@@ -104,6 +104,24 @@ def _replay(messages: list[Message], receive: Receive) -> Receive:
     return again
 
 
+class RootPath:
+    """An ASGI application before Tiled's that is found below a path whether or not a proxy takes that path away.
+
+    Links in answers have the path, so that whoever asks without a proxy follows them to here, too.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a request on, with the path once."""
+        root = str(scope.get("root_path", ""))
+        # The web server has put it before the path that came.
+        if root and str(scope["path"]).startswith(f"{root}{root}/"):
+            scope = {**scope, "path": scope["path"][len(root) :]}
+        await self._app(scope, receive, send)
+
+
 def path_of(scope: Message) -> str:
     """Return the path of a request, without that below which a proxy serves all."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))

@@ -20,8 +20,8 @@ from ..streaming import SettingsError
 from .client import catalogue, disconnect
 from .facility import FacilitySettings, facility_configuration
 from .facility_access import AccessFile, make_server_key, prepare
-from .formats import ARCHIVE_TABLE, SPARSE_FRAMES, SQL_TABLE
-from .guard import FolderGuard
+from .formats import ARCHIVE_TABLE, RAW_FRAMES, SPARSE_FRAMES, SQL_TABLE
+from .guard import FolderGuard, RootPath
 from .settings import LOOPBACK, ServeSettings, check_host, check_key, read_serve_settings
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ CLOSE_LIMIT = 10.0
 
 _ADAPTERS = f"{__package__}.adapters"
 _LOG = logging.getLogger(__name__)
-_LOGGERS = (__package__, "uvicorn", "tiled.server", "tiled.catalog", "tiled.adapters")
+_LOGGERS = (__package__, "uvicorn", "tiled.server", "tiled.catalog", "tiled.adapters", "sqlalchemy.pool")
 _OVERRIDES = tuple(
     f"TILED_{name}"
     for name in (
@@ -65,6 +65,7 @@ def server_configuration(folder: Path, readable: Sequence[Path], api_key: str) -
         "adapters_by_mimetype": {
             SQL_TABLE: f"{_ADAPTERS}:LockedSQLAdapter",
             SPARSE_FRAMES: f"{_ADAPTERS}:SparseFramesAdapter",
+            RAW_FRAMES: f"{_ADAPTERS}_raw:RawFramesAdapter",
             ARCHIVE_TABLE: f"{__package__}.archives_tables:ArchiveTableAdapter",
             "application/x-hdf5": f"{__package__}.archives_tables:CheckedHDF5Adapter",
         },
@@ -73,7 +74,7 @@ def server_configuration(folder: Path, readable: Sequence[Path], api_key: str) -
         # The key "catalog" would do, but loads the adapters early and then warns that they are no strings.
         "trees": [{"path": "/", "tree": "catalog", "args": catalog}],
         "streaming_cache": {"uri": "memory"},
-        "routers": [f"{__package__}.tables_server:router"],
+        "routers": [f"{__package__}.{name}:router" for name in ("tables_server", "append_server")],
         # Downloads of registered files pass by the check of readable_storage: any file could be fetched.
         "expose_raw_assets": False,
         "media_types": {
@@ -371,9 +372,10 @@ def _make_server(
     proxied: dict[str, Any] = {}
     if facility is not None:
         proxied = {"root_path": facility.root_path, "forwarded_allow_ips": list(facility.trusted_proxies)}
+    guarded = FolderGuard(app, [folder / "data", *readable])
     return uvicorn.Server(
         uvicorn.Config(
-            Readiness(FolderGuard(app, [folder / "data", *readable]), checks_of(app, folder / "data")),
+            RootPath(Readiness(guarded, checks_of(app, folder / "data"))),
             loop="asyncio",
             lifespan="on",
             log_config=None,
