@@ -1,13 +1,12 @@
 """Measure the demo's pipeline with its real parts; print the figures, keep no file.
 
-Usage: python benchmarks/pipeline.py [--quick] [--frames N] [--only stages|lag|engine|acquisition]
+Usage: python benchmarks/pipeline.py [--quick] [--frames N] [--only stages|lag|engine]
 
 Frames are simulated beforehand, so that no figure holds the time of the simulator. Everything that is written goes to a
 temporary folder, which is removed.
 """
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
@@ -285,49 +284,6 @@ def _timed_scan(scan: Scan, who: str, n_frames: int, rate: float, folder: Path) 
     return seconds
 
 
-# Acquisition
-
-
-def measure_acquisition(rate: float, n_frames: int, repeats: int, folder: Path) -> Table:
-    """Print how much longer a scan of large frames takes with archive and reduction, and whether a frame was lost.
-
-    The detector's file is written by a process of its own, as by a detector's computer; in the RunEngine's it would
-    wait for the interpreter, and for HDF5, that our threads hold.
-    """
-    cached = Cached((2048, 2048), 60)
-    table = Table(title=f"Acquisition: {n_frames} frames of 2048 x 2048, {rate:.0f} frames/s, median of {repeats}")
-    for name in ("no callback: s", "hedmlive: s", "slowdown", "reduced", "lost", "lag p50: ms", "p95"):
-        table.add_column(name, justify="right")
-    seconds: defaultdict[str, list[float]] = defaultdict(list)
-    reduced: list[int] = []
-    lags: list[tuple[float, float]] = []
-    for turn in range(repeats):
-        place = folder / f"acquisition_{turn}"
-        scan = Scan(cached, place, "stream", elsewhere=True)
-        seconds["none"].append(scan.run(n_frames, None, rate))
-        live = HedmLive(scan.settings(place))
-        seconds["ours"].append(scan.run(n_frames, live, rate))
-        _wait(live)
-        progress = live.progress()
-        reduced.append(progress.n_frames)
-        lags.append((progress.frame_lag.percentile(50), progress.frame_lag.percentile(95)))
-        live.close()
-        scan.detector.end()
-        shutil.rmtree(place)
-    none, ours = statistics.median(seconds["none"]), statistics.median(seconds["ours"])
-    middle, most = (1e3 * statistics.median(each) for each in zip(*lags, strict=True))
-    table.add_row(
-        f"{none:.3f}",
-        f"{ours:.3f}",
-        f"{100 * (ours / none - 1):+.2f} %",
-        str(min(reduced)),
-        str(n_frames - min(reduced)),
-        f"{middle:.0f}",
-        f"{most:.0f}",
-    )
-    return table
-
-
 def warm(folder: Path) -> None:
     """Compile the kernels, and import what is imported when needed."""
     cached = Cached((64, 64), 4)
@@ -343,7 +299,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few frames, one repetition: a minute, rough figures")
     parser.add_argument("--frames", type=int, help="frames of each scan; by default 150, with --quick 30")
-    parser.add_argument("--only", choices=("stages", "lag", "engine", "acquisition"), help="one of them")
+    parser.add_argument("--only", choices=("stages", "lag", "engine"), help="one of them")
     options = parser.parse_args()
     n_frames = options.frames or (30 if options.quick else 150)
     with (
@@ -362,9 +318,6 @@ def main() -> None:
             console.print(measure_lag((10, 30), n_frames, cached, folder, server))
         if options.only in (None, "engine"):
             console.print(measure_engine((0, 30), n_frames, 1 if options.quick else 3, cached, folder))
-        if options.only in (None, "acquisition"):
-            n_frames, repeats = (60, 1) if options.quick else (options.frames or 720, 3)
-            console.print(measure_acquisition(30, n_frames, repeats, folder))
 
 
 if __name__ == "__main__":

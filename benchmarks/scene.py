@@ -1,10 +1,9 @@
 """What the measurements look at: the demo's scan over frames that were simulated beforehand, and a Tiled server."""
 
-import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from bluesky import plan_stubs as bps
 from hedmlive.callbacks import Settings, load_settings
 from hedmlive.devices import step_scan
 from hedmlive.simulators import FrameSource, SimArrayDetector, SimStreamHDF5Detector, simulated_station
-from hedmlive.simulators.writer import SwmrWriter
 
 Kind = Literal["array", "stream"]
 Document = tuple[str, dict[str, Any]]
@@ -52,83 +50,18 @@ class Cached:
         return self.darks[index % len(self.darks)]
 
 
-def _write_frames(commands: Any, answers: Any, frames: Sequence[np.ndarray]) -> None:
-    """Write files of frames as told, until nothing is told any more: what a detector's own computer does."""
-    writer: SwmrWriter | None = None
-    while (command := commands.get()) is not None:
-        what, *values = command
-        if what == "open":
-            writer = SwmrWriter(*values, compress=False)
-            answers.put(writer.path)
-        elif writer is not None and what == "append":
-            writer.append(frames[values[0]])
-            answers.put(None)
-        elif writer is not None:
-            writer.close()
-            answers.put(None)
-
-
-class _WriterElsewhere:
-    """Has a file written by a process of its own. Frames are told by their number: no pixel goes to that process."""
-
-    def __init__(self, frames: Sequence[np.ndarray]) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._commands, self._answers = spawn.SimpleQueue(), spawn.SimpleQueue()
-        self._numbers = {id(frame): number for number, frame in enumerate(frames)}
-        arguments = (self._commands, self._answers, list(frames))
-        self._process = spawn.Process(target=_write_frames, args=arguments, daemon=True)
-        self._process.start()
-
-    def open(self, folder: Path, stem: str, shape: tuple[int, int]) -> "_WriterElsewhere":
-        self.path: Path = self._tell("open", folder, stem, shape)
-        return self
-
-    def append(self, frame: np.ndarray) -> None:
-        self._tell("append", self._numbers[id(frame)])
-
-    def close(self) -> None:
-        self._tell("close")
-
-    def end(self) -> None:
-        self._commands.put(None)
-        self._process.join()
-
-    def _tell(self, *command: Any) -> Any:
-        self._commands.put(command)
-        return self._answers.get()
-
-
-class DetectorElsewhere(SimStreamHDF5Detector):
-    """A detector whose file is written by a process of its own."""
-
-    def __init__(self, *, cached: Cached, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._elsewhere = _WriterElsewhere([*cached.frames, *cached.darks])
-
-    def _open(self) -> Any:
-        return self._elsewhere.open(self._folder, self.name, self._source.simulator.shape)
-
-    def end(self) -> None:
-        """End that process."""
-        self._elsewhere.end()
-
-
 class Scan:
     """The demo's scan over cached frames, by a real RunEngine."""
 
-    def __init__(
-        self, cached: Cached, folder: Path, kind: Kind, *, compress: bool = False, elsewhere: bool = False
-    ) -> None:
+    def __init__(self, cached: Cached, folder: Path, kind: Kind, *, compress: bool = False) -> None:
         station = simulated_station(folder, shape=cached.shape)
         self._station = station
         source = FrameSource(simulator=cached, rotation=station.rotation, shutter=station.shutter)  # pyright: ignore[reportArgumentType]
-        self.detector: Any
-        if elsewhere:
-            self.detector = DetectorElsewhere(cached=cached, name="detector", source=source, folder=folder)
-        elif kind == "array":
-            self.detector = SimArrayDetector(name="detector", source=source)
-        else:
-            self.detector = SimStreamHDF5Detector(name="detector", source=source, folder=folder, compress=compress)
+        self.detector: Any = (
+            SimArrayDetector(name="detector", source=source)
+            if kind == "array"
+            else SimStreamHDF5Detector(name="detector", source=source, folder=folder, compress=compress)
+        )
         self._full_scale = cached.full_scale
 
     def settings(self, folder: Path, uri: str | None = None) -> Settings:
