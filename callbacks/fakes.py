@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..streaming import ArchiveError, Frame, PeaksOfFrame, Reducer, Table
+from ..streaming import ArchiveError, Columns, Frame, PeaksOfFrame, Reducer, Table
 from .raw_archive import RawArchive
 from .reduced_archive import ReducedArchive
 
@@ -100,11 +100,12 @@ class KeepingSink:
         batches = self.tables[table]
         return len(batches), sum(len(next(iter(batch.values()))) for batch in batches)
 
-    def append(self, table: str, batch: int, columns: Mapping[str, np.ndarray]) -> None:
-        """Append a batch; a second time does nothing."""
+    def append_all(self, batches: Mapping[str, tuple[int, Columns]]) -> None:
+        """Append batches; a second time does nothing."""
         self._answer()
-        if batch > len(self.tables[table]):
-            self.tables[table].append(columns)
+        for table, (batch, columns) in batches.items():
+            if batch > len(self.tables[table]):
+                self.tables[table].append(columns)
 
     def update(self, metadata: Mapping[str, Any]) -> None:
         """Say more of the reduction."""

@@ -17,7 +17,7 @@ from .detector import DetectorReduction
 from .parts import Parts
 from .problems import Problem, Problems, logger
 from .progress import Progress, RunResult
-from .publisher import Publisher, ResultSink, make_sink, preload_sink
+from .publisher import Publisher, PublishState, ResultSink, make_sink, preload_sink
 from .raw_archive import RawArchive
 from .router import Router
 from .run import RunReduction
@@ -121,6 +121,11 @@ class HedmLive:
     def publisher(self, uid: str | None = None) -> Publisher | None:
         """Return the publisher of a run, the newest by default."""
         return self._runs[uid or next(reversed(self._runs))].publisher if self._runs else None
+
+    def published(self, uid: str | None = None) -> PublishState | None:
+        """Return how far publishing is of a run, the newest by default; None if it is not published."""
+        publisher = self.publisher(uid)
+        return None if publisher is None else publisher.state
 
     def on_warning(self, callback: Told) -> None:
         """Call a function with each `Problem` of a run as soon as it is known, warnings of metadata among them.
@@ -313,7 +318,14 @@ class _LiveRun:
         if self._sink is None or tiled is None or reduction.archive is None:
             return None
         return Publisher(
-            self._sink, reduction.archive, reduction.uid, self._start, tiled, self._problems, raw=self._raw
+            self._sink,
+            reduction.archive,
+            reduction.uid,
+            self._start,
+            tiled,
+            self._problems,
+            raw=self._raw,
+            progress=reduction.progress.counts,
         )
 
     def _end(self, reduction: RunReduction) -> None:
@@ -323,6 +335,7 @@ class _LiveRun:
                 f"{self._backlog.n_lost} documents did not fit into memory and no raw archive has them",
             )
         result = reduction.finish()
+        self._note_reduced(reduction)
         self._tell()
         self._done(result)
         if self.publisher is not None:
@@ -330,15 +343,18 @@ class _LiveRun:
         elif reduction.archive is not None:
             reduction.archive.release()
 
+    def _note_reduced(self, reduction: RunReduction) -> None:
+        for detector, came in reduction.newly_reduced():
+            if self.publisher is not None:
+                self.publisher.reduced(detector, came)
+
     def _step(self, reduction: RunReduction) -> None:
         item = self._backlog.get(timeout=0.1)
         if item is not None:
-            before = reduction.progress.n_frames
             reduction.push(item.name, item.doc, item.came, item.archived)
             if not len(self._backlog):
                 reduction.settle()
-            if self.publisher is not None and reduction.progress.n_frames > before:
-                self.publisher.reduced(reduction.progress.n_frames, item.came)
+            self._note_reduced(reduction)
         reduction.flush_if_due()
         if self._raw is not None:
             try:

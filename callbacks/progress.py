@@ -31,6 +31,16 @@ class Progress:
     warnings: tuple[Problem, ...] = ()
     "What guards of metadata said, by the first frame that shows it."
 
+    def counts(self) -> dict[str, int]:
+        """Return the counts, by their names in the metadata of a reduction in Tiled."""
+        return {
+            "n_frames": self.n_frames,
+            "n_rejected": self.n_rejected,
+            "n_peaks": self.n_peaks,
+            "n_tracks": self.n_tracks,
+            "n_open": self.n_open,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:

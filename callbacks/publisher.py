@@ -2,20 +2,24 @@
 
 The archive is the queue: what the server has not taken lies there, so nothing piles up in memory and nothing is lost
 when the server is slow, gone or started anew. Batches are cut by row range and numbered from 1.
+
+Rows wait at most about `latency`: a quarter of it for the archive to be flushed, half of it for the next round, and
+the rest for the server. The documents of the run itself are sent from another thread: one costs the server more than
+a batch of rows does, and nobody looks at them live.
 """
 
 import math
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from ..streaming import ArchiveError, PublishError, SettingsError, Table
+from ..streaming import ArchiveError, BatchTooLarge, Columns, PublishError, SettingsError, Table
 from .external import ExternalDocuments
 from .problems import Problems
 from .raw_archive import RawArchive
@@ -27,6 +31,10 @@ SINKS = "hedmlive.sinks"
 """Entry-point group of sinks; `tiled` is ours."""
 
 _LONGEST_WAIT = 5.0
+_PROGRESS_EVERY = 1.0  # s: it costs the server as much as a batch
+
+_ORDER = ("tracks", "members", "peaks", "links", "frames")
+"""Tracks first of all, they are what is waited for; frames last: who sees a frame finds its peaks."""
 
 
 class ResultSink(Protocol):
@@ -48,8 +56,18 @@ class ResultSink(Protocol):
         """Return the number of the last batch and of the rows that are stored."""
         ...
 
-    def append(self, table: str, batch: int, columns: Mapping[str, np.ndarray]) -> None:
-        """Append a batch; a second time does nothing. Raises PublishError when it is refused for good."""
+    def append_all(self, batches: Mapping[str, tuple[int, Columns]]) -> None:
+        """Append a numbered batch to each of some tables, in this order; a second time does nothing.
+
+        Raises
+        ------
+        BatchTooLarge
+            The server takes smaller ones.
+        PublishError
+            It is refused for good.
+        ConnectionError
+            Nobody knows what of it is stored: open the reduction anew.
+        """
         ...
 
     def update(self, metadata: Mapping[str, Any]) -> None:
@@ -116,8 +134,26 @@ def _sink_maker(name: str) -> Any:
     return found[0].load()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishState:
+    """How far publishing is, at one moment."""
+
+    state: Literal["connecting", "publishing", "waiting", "done", "ended"]
+    "`waiting` for a server that does not answer; `ended` too early, with the rest in the archives."
+    n_rows: int
+    "Rows that were sent."
+    n_waiting: int
+    "Rows in the archive that the server has not taken yet."
+    behind: float
+    "Seconds that the oldest frame waits that was reduced and is not published."
+    lag: Lags
+    "From hand-over of a frame to published, s."
+    error: str
+    "What the server answered, or did not, the last time that something failed; empty if nothing did."
+
+
 class Publisher:
-    """Publishes the reductions of one run from a thread of its own.
+    """Publishes the reductions of one run from threads of its own.
 
     Parameters
     ----------
@@ -135,6 +171,8 @@ class Publisher:
         Where to say what went wrong.
     raw
         The raw archive, to publish the run itself; None to publish the reductions only.
+    progress
+        Says how far the run is, for who watches it; published once a second.
     """
 
     def __init__(
@@ -147,6 +185,7 @@ class Publisher:
         problems: Problems,
         *,
         raw: RawArchive | None = None,
+        progress: Callable[[], Mapping[str, Any]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make = make
@@ -155,39 +194,88 @@ class Publisher:
         self._start = start
         self._settings = settings
         self._problems = problems
-        self._raw = _RawPublisher(raw, run_uid) if raw is not None and settings.raw else None
+        self._progress = progress
         self._clock = clock
         self._wake = threading.Event()
         self._final: Mapping[str, Any] | None = None
         self._gave_up = threading.Event()
         self._sinks: dict[int, ResultSink] = {}
         self._sent: dict[tuple[int, str], tuple[int, int]] = {}
+        self._rows = settings.rows
         self._n_noted: dict[int, int] = {}
-        self._pending_lags: list[tuple[int, float]] = []
+        self._said: dict[int, Mapping[str, Any]] = {}
+        self._say_at = 0.0
+        self._waiting: dict[int, deque[tuple[int, float]]] = {}
+        self._n_reduced: dict[int, int] = {}
+        self._state: Literal["connecting", "publishing", "waiting", "done", "ended"] = "connecting"
+        self._error = ""
         self.lag = Lags()
         self.n_rows = 0
-        self.connected = False
-        self._thread = threading.Thread(target=self._run, name=f"hedmlive-publish-{run_uid[:8]}", daemon=True)
+        name = run_uid[:8]
+        self._raw = _RawPublisher(make, raw, run_uid, settings, problems) if raw and settings.raw else None
+        self._thread = threading.Thread(target=self._run, name=f"hedmlive-publish-{name}", daemon=True)
         self._thread.start()
 
-    def reduced(self, n_frames: int, came: float) -> None:
-        """Note when the document of frame number n was handed over, to measure the lag to published."""
-        self._pending_lags.append((n_frames, came))
+    @property
+    def connected(self) -> bool:
+        """Whether the server took what was sent last."""
+        return self._state in ("publishing", "done")
+
+    @property
+    def state(self) -> PublishState:
+        """How far it is; the archive is asked, so that this is not for every frame."""
+        over = self._state == "done"
+        sent = {name: rows for name, (_, rows) in dict(self._sent).items()}
+        attempts = () if over else self._archive.attempts
+        there = {(each, table): self._archive.rows(each, table) for each in attempts for table in _ORDER}
+        if not self._thread.is_alive():
+            self._archive.release()
+        oldest = [times[0][1] for times in self._waiting.values() if times]
+        return PublishState(
+            state=self._state,
+            n_rows=self.n_rows,
+            n_waiting=sum(n - sent.get(name, 0) for name, n in there.items()),
+            behind=max(0.0, self._clock() - min(oldest)) if oldest and not over else 0.0,
+            lag=self.lag,
+            error=self._error,
+        )
+
+    def reduced(self, detector: int, came: float) -> None:
+        """Note when the document of a frame was handed over, to measure the lag to published.
+
+        Parameters
+        ----------
+        detector
+            Number of the detector. Its frames are noted in the order of the table.
+        came
+            When it came, by the clock.
+        """
+        number = self._n_reduced.get(detector, 0) + 1
+        self._n_reduced[detector] = number
+        self._waiting.setdefault(detector, deque()).append((number, came))
 
     def finish(self, final: Mapping[str, Any]) -> None:
         """Say that the archive is finished; `final` is written with every reduction."""
         self._final = final
         self._wake.set()
+        if self._raw is not None:
+            self._raw.finish()
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until everything is published; return whether it is."""
+        began = time.monotonic()
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if self._raw is not None:
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+            self._raw.thread.join(left)
+        return not self._thread.is_alive() and (self._raw is None or not self._raw.thread.is_alive())
 
     def give_up(self) -> None:
         """Stop trying; what is not published stays in the archives."""
         self._gave_up.set()
         self._wake.set()
+        if self._raw is not None:
+            self._raw.give_up()
         self._thread.join(10)
 
     def _run(self) -> None:
@@ -195,57 +283,63 @@ class Publisher:
         while not self._gave_up.is_set():
             # Read before publishing: rows that come while we publish are left to the next round.
             final = self._final
+            began = self._clock()
             try:
                 self._publish()
                 if final is not None:
                     self._close(final)
+                    self._state = "done"
                     break
-                wait = self._settings.latency
+                self._state = "publishing"
+                # Two rounds in the time that rows may wait; a slow server has a fifth of its time to itself.
+                took = self._clock() - began
+                wait = max(self._settings.latency / 2 - took, took / 4, 0.005)
+            except BatchTooLarge as error:
+                if self._rows == 1:
+                    self._end(error)
+                    break
+                self._rows //= 2
+                continue
             except (PublishError, ArchiveError) as error:
-                self._problems.add("publish", f"{error}; what is not published stays in the archives")
+                self._end(error)
                 break
             except Exception as error:
-                # A new client next time: one that saw a broken connection may keep it.
-                self._drop_sinks()
-                if not self._problems.counts["publish-waits"]:
-                    why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                    self._problems.add("publish-waits", f"the Tiled server does not answer ({why}); trying on")
-                wait = min(2 * wait, _LONGEST_WAIT)
+                self._fail(error)
+                wait = min(2 * max(wait, self._settings.latency), _LONGEST_WAIT)
             self._wake.wait(wait)
             if not self._gave_up.is_set() and self._final is None:
                 self._wake.clear()
+        if self._state != "done":
+            self._state = "ended"
         self._drop_sinks()
         self._archive.release()
-        if self._raw is not None:
-            self._raw.release()
+
+    def _end(self, error: Exception) -> None:
+        self._error = str(error)
+        self._problems.add("publish", f"{error}; what is not published stays in the archives")
+
+    def _fail(self, error: Exception) -> None:
+        # A new client next time: one that saw a broken connection may keep it.
+        self._drop_sinks()
+        self._state = "waiting"
+        self._error = _why(error)
+        if not self._problems.counts["publish-waits"]:
+            self._problems.add("publish-waits", f"the Tiled server does not answer ({self._error}); trying on")
 
     def _drop_sinks(self) -> None:
         for sink in self._sinks.values():
             sink.close()
         self._sinks.clear()
-        self.connected = False
 
     def _publish(self) -> None:
-        for attempt in self._archive.attempts:
+        for number, attempt in enumerate(self._archive.attempts):
             sink = self._sink(attempt)
             self._note_warnings(sink, attempt)
-            # Frames last: who sees a frame finds its peaks; tracks first of all, they are what is waited for.
-            for table in ("tracks", "members", "peaks", "links", "frames"):
-                self._send(sink, attempt, table)
-        if self._raw is not None:
-            self._send_raw(self._raw)
-
-    def _send_raw(self, raw: "_RawPublisher") -> None:
-        # A slice at a time while the run goes on: a document costs the server ten times what a batch of rows does.
-        until = math.inf if self._final is not None else self._clock() + self._settings.latency
-        n_said = len(raw.left_out)
-        try:
-            raw.send(next(iter(self._sinks.values())), lambda: self._clock() > until or self._gave_up.is_set())
-        except PublishError as error:
-            self._raw = None
-            self._problems.add("publish-raw", f"{error}; the run itself is not published, its reduction is")
-        for why in raw.left_out[n_said:]:
-            self._problems.add("publish-raw", f"{why}; they stay in their files, all else of the run is published")
+            self._send(sink, attempt)
+            self._note_lags(number, self._sent[attempt, "frames"][1])
+        if self._clock() >= self._say_at:
+            self._say_progress()
+            self._say_at = self._clock() + _PROGRESS_EVERY
 
     def _sink(self, attempt: int) -> ResultSink:
         if attempt not in self._sinks:
@@ -257,20 +351,34 @@ class Publisher:
             sink.open_reduction(self._run_uid, attempt, start=self._start, metadata=metadata, tables=tables)
             for table in tables:
                 self._sent[attempt, table] = sink.stored(table)
-            self.connected = True
         return self._sinks[attempt]
 
-    def _send(self, sink: ResultSink, attempt: int, table: str) -> None:
-        batch, first = self._sent[attempt, table]
-        n_rows = self._archive.rows(attempt, table)
-        while first < n_rows and not self._gave_up.is_set():
-            end = min(first + self._settings.rows, n_rows)
-            sink.append(table, batch + 1, self._archive.read(attempt, table, first, end))
+    def _send(self, sink: ResultSink, attempt: int) -> None:
+        """Send the rows that are there now."""
+        # Those of frames are counted first, so that what belongs to them is there.
+        n_rows = {table: self._archive.rows(attempt, table) for table in reversed(_ORDER)}
+        while not self._gave_up.is_set():
+            ends: dict[str, int] = {}
+            for table in _ORDER:
+                first = self._sent[attempt, table][1]
+                end = min(first + self._rows, n_rows[table])
+                left = table == "frames" and any(end < n_rows[name] for name, end in ends.items())
+                if first < end and not left:
+                    ends[table] = end
+            if not ends:
+                return
+            self._send_batches(sink, attempt, ends)
+
+    def _send_batches(self, sink: ResultSink, attempt: int, ends: Mapping[str, int]) -> None:
+        batches: dict[str, tuple[int, Columns]] = {}
+        for table, end in ends.items():
+            batch, first = self._sent[attempt, table]
+            batches[table] = (batch + 1, self._archive.read(attempt, table, first, end))
+        sink.append_all(batches)
+        for table, end in ends.items():
+            batch, first = self._sent[attempt, table]
             self.n_rows += end - first
-            batch, first = batch + 1, end
-            self._sent[attempt, table] = (batch, first)
-        if table == "frames":
-            self._note_lags(first)
+            self._sent[attempt, table] = (batch + 1, end)
 
     def _note_warnings(self, sink: ResultSink, attempt: int) -> None:
         """Publish what was said since; how often it came is known when the run is over."""
@@ -280,44 +388,118 @@ class Publisher:
             sink.update({"warnings": self._problems.lines(), "guards": guards})
             self._n_noted[attempt] = n_kept
 
-    def _note_lags(self, n_frames: int) -> None:
-        now = self._clock()
-        while self._pending_lags and self._pending_lags[0][0] <= n_frames:
-            self.lag.add(now - self._pending_lags.pop(0)[1])
+    def _say_progress(self) -> None:
+        said = self._progress()
+        for attempt, sink in self._sinks.items():
+            if said and said != self._said.get(attempt):
+                sink.update({"progress": said})
+                self._said[attempt] = said
+
+    def _note_lags(self, detector: int, n_frames: int) -> None:
+        now, waiting = self._clock(), self._waiting.get(detector, deque())
+        while waiting and waiting[0][0] <= n_frames:
+            self.lag.add(now - waiting.popleft()[1])
 
     def _close(self, final: Mapping[str, Any]) -> None:
+        progress = self._progress()
+        said = {**final, "progress": progress} if progress else final
         for attempt in self._archive.attempts:
-            self._sink(attempt).close_reduction({**final, **self._archive.attributes(attempt)})
+            self._sink(attempt).close_reduction({**said, **self._archive.attributes(attempt)})
 
 
 class _RawPublisher:
-    """Sends the documents of the run itself, as far as the raw archive has flushed them."""
+    """Sends the documents of the run itself, as far as the raw archive has flushed them, from a thread of its own."""
 
-    def __init__(self, raw: RawArchive, run_uid: str) -> None:
+    def __init__(
+        self,
+        make: Callable[[], ResultSink],
+        raw: RawArchive,
+        run_uid: str,
+        settings: TiledSettings,
+        problems: Problems,
+    ) -> None:
+        self._make = make
         self._archive = raw
         self._uid = run_uid
+        self._slice = settings.latency
+        self._problems = problems
         self._sink: ResultSink | None = None
+        self._begun = False
         self._next = 0
         self._external: ExternalDocuments | None = None
-        self.left_out: list[str] = []
-        "What the server cannot serve of the run's frames, and why."
+        self._left_out: set[str] = set()
+        self._wake = threading.Event()
+        self._last = False
+        self._gave_up = False
+        self.thread = threading.Thread(target=self._run, name=f"hedmlive-publish-raw-{run_uid[:8]}", daemon=True)
+        self.thread.start()
 
-    def release(self) -> None:
-        """Close what was opened of the finished archive."""
+    def finish(self) -> None:
+        """Say that no document follows."""
+        self._last = True
+        self._wake.set()
+
+    def give_up(self) -> None:
+        """Stop trying."""
+        self._gave_up = True
+        self._wake.set()
+        self.thread.join(10)
+
+    def _run(self) -> None:
+        wait = self._slice
+        while not self._gave_up:
+            last = self._last
+            try:
+                # Half of the time at most while the run goes on, so that the server has time for rows.
+                self._send(math.inf if last else time.monotonic() + self._slice)
+                if last:
+                    break
+                wait = self._slice
+            except PublishError as error:
+                self._problems.add("publish-raw", f"{error}; the run itself is not published, its reduction is")
+                break
+            except Exception as error:
+                self._drop_sink()
+                if not self._problems.counts["publish-waits"]:
+                    self._problems.add("publish-waits", f"the Tiled server does not answer ({_why(error)}); trying on")
+                wait = min(2 * wait, _LONGEST_WAIT)
+            self._wake.wait(wait)
+            if not self._gave_up and not self._last:
+                self._wake.clear()
+        self._drop_sink()
         self._archive.release()
 
-    def send(self, sink: ResultSink, enough: Callable[[], bool]) -> None:
-        """Send what is new; to a new client everything anew, because what it has of the run is not known."""
-        if sink is not self._sink:
-            if self._next:
-                sink.raw_reset(self._uid)
-            self._sink, self._next, self._external = sink, 0, None
+    def _drop_sink(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+        self._sink = None
+
+    def _send(self, until: float) -> None:
+        """Send what is new as long as there is time.
+
+        To a new client everything is sent anew, because what the server has of the run is not known.
+        """
+        if self._archive.n_flushed == self._next and self._sink is not None:
+            return
+        if self._sink is None:
+            self._sink = self._make()
+            if self._begun:
+                self._sink.raw_reset(self._uid)
+            self._next, self._external = 0, None
         if self._external is None:
             self._external = ExternalDocuments(self._archive.path, self._archive.copied, self._archive.image_keys)
-        while self._next < self._archive.n_flushed and not enough():
+        while self._next < self._archive.n_flushed and not self._gave_up and time.monotonic() < until:
             name, doc = self._archive.document(self._next)
             self._next += 1
             for each, made in self._external.push(name, doc):
-                why = sink.raw_document(each, made)
-                if why is not None and why not in self.left_out:
-                    self.left_out.append(why)
+                self._begun = True
+                why = self._sink.raw_document(each, made)
+                if why is not None and why not in self._left_out:
+                    self._left_out.add(why)
+                    self._problems.add(
+                        "publish-raw", f"{why}; they stay in their files, all else of the run is published"
+                    )
+
+
+def _why(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -32,6 +32,7 @@ from .settings import Settings
 from .trajectory import RunTrajectory
 
 _GIVE_UP_BATCHES = 4096
+_NEWLY = 4096  # frames whose time is kept for who asks; a replay does not
 _LOOK_SECONDS = 0.5
 _COLUMNS = ("frame", "point", "omega_start", "omega_end", "time")
 
@@ -107,6 +108,7 @@ class RunReduction:
         self._places = FramePlaces()
         self._missing: tuple[str, ...] = ()
         self._flush_at = self._look_again_at = self._clock()
+        self._newly_reduced: deque[tuple[int, float]] = deque(maxlen=_NEWLY)
         self._unwritten = 0
         self._threads = settings.worker.threads
         self._pool: ThreadPoolExecutor | None = None
@@ -146,6 +148,11 @@ class RunReduction:
                 self._trajectory.descriptor(doc)
         self._take(self._assembled(f"a {name} document", lambda: self._assembler.push(name, doc, archived)), came)
         self.flush_if_due()
+
+    def newly_reduced(self) -> list[tuple[int, float]]:
+        """Return the detector's number, and when the document came, of each frame reduced since this was asked last."""
+        found, self._newly_reduced = self._newly_reduced, deque(maxlen=_NEWLY)
+        return list(found)
 
     def flush_if_due(self) -> None:
         """Write the new rows if they have waited long enough."""
@@ -359,6 +366,7 @@ class RunReduction:
         self.progress.n_frames += 1
         self.progress.n_open = sum(each.n_open for each in self._detectors)
         self.progress.frame_lag.add(self._clock() - one.came)
+        self._newly_reduced.append((one.pending.detector, one.came))
 
     def _refuse(self, pending: Pending) -> None:
         """Count a frame that is left out: to its neighbours it is missing."""
@@ -460,7 +468,7 @@ class RunReduction:
         began = self._clock()
         self._try_flush()
         now = self._clock()
-        due = 0.2 if self.settings.tiled is None else min(0.2, self.settings.tiled.latency / 2)
+        due = 0.2 if self.settings.tiled is None else min(0.2, self.settings.tiled.latency / 4)
         # On a slow disk, or a busy machine, more than a fifth of the time must not go into it.
         self._flush_at = now + max(due, min(1.0, 4 * (now - began)))
 

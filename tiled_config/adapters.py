@@ -5,6 +5,7 @@ go through `LockedSQLAdapter`, for which Tiled's configuration has no key.
 """
 
 import threading
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -72,6 +73,34 @@ class LockedSQLAdapter(SQLAdapter):
     def select(self, wanted: RowQuery) -> tuple[pa.Table, tuple[int, ...] | None]:
         """Return rows in the order of the table's key, and the key after which the next page begins, if any."""
         return select_rows(self, wanted, _LOCK)
+
+
+def append_together(batches: Sequence[tuple[LockedSQLAdapter, pa.Table]]) -> None:
+    """Append rows to several tables, in one transaction for those that lie in the same database.
+
+    Raises
+    ------
+    pa.ArrowInvalid, ValueError
+        Columns are missing, or cannot be cast.
+    """
+    prepared = [(adapter, _prepared(adapter, rows)) for adapter, rows in batches]
+    for storage in dict.fromkeys(adapter.storage for adapter, _ in prepared):
+        with _LOCK, closing(storage.connect()) as connection:
+            for adapter, rows in prepared:
+                if adapter.storage is storage:
+                    with connection.cursor() as cursor:
+                        cursor.adbc_ingest(adapter.table_name, rows, mode="append")
+            connection.commit()
+
+
+def _prepared(adapter: LockedSQLAdapter, rows: pa.Table) -> pa.Table:
+    """Return rows as Tiled keeps them: those of all datasets in one table, its columns in small letters."""
+    rows = rows.cast(adapter.structure().arrow_schema_decoded)
+    numbers = {
+        "_dataset_id": np.full(len(rows), adapter.dataset_id, np.int32),
+        "_partition_id": np.zeros(len(rows), np.int16),
+    }
+    return pa.table(numbers | {name.lower(): rows[name] for name in rows.column_names})
 
 
 STORAGE_ADAPTERS_BY_MIMETYPE.set("application/x-tiled-sql-table", lambda: LockedSQLAdapter)

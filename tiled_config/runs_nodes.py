@@ -1,6 +1,6 @@
 """The clients of the nodes below ``/reduced``: a run, and a reduction of it. Plain ``from_uri`` gives them too."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -10,6 +10,7 @@ from tiled.client.container import Container
 
 from ..streaming import SettingsError
 from .layout import SUMMARY, attempt_key
+from .live import LiveBatch, Subscription, follow
 from .runs_compare import Comparison, compare
 from .runs_track import Track
 
@@ -96,6 +97,37 @@ class ReductionView(Container):
     def frames(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
         """Return what is known of each frame, such as ``frames(["frame", "energy"], omega_start=(0, 90))``."""
         return self.query("frames", columns, **criteria)
+
+    def live(self, *tables: str, timeout: float | None = None) -> Generator[LiveBatch]:
+        """Give each batch of new rows as it is stored, those of before first, until the reduction is over.
+
+        ``for batch in run.live("peaks", "tracks"): batch.table, batch.to_pandas()``. A batch of frames comes after the
+        peaks of its frames.
+
+        Parameters
+        ----------
+        *tables
+            Names of tables; all five of a reduction if there are none.
+        timeout
+            Seconds without anything new after which this ends with an error; None waits on.
+
+        Raises
+        ------
+        SettingsError
+            There is no such table.
+        TimeoutError
+            Nothing new came for so long.
+        """
+        return follow(self.reduction, tables, timeout=timeout)
+
+    def subscribe(self, table: str, on_batch: Callable[[LiveBatch], object]) -> Subscription:
+        """Call a function with each batch of new rows of a table, as `live` gives them, from a thread.
+
+        Returns
+        -------
+        Its `stop` ends it, its `wait` waits for the end of the reduction.
+        """
+        return Subscription(self.reduction, table, on_batch)
 
     def track(self, track: int) -> Track:
         """Return one closed track, to be asked for its rocking curve, its sinogram and its raw frames.

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..streaming import PublishError, Table
+from ..streaming import BatchTooLarge, Columns, PublishError, Table
+from .appending import APPEND_TYPE, packed
 from .client import catalogue, disconnect, limit_retries
 from .formats import ARCHIVE_TABLE, HDF5, can_register, register_consolidators
 from .layout import BATCH, RAW, REDUCED, ensure_attempt, ensure_root, ensure_table, run_tags
@@ -26,7 +27,8 @@ LIVE_EVENTS = 25
 DELAYS = (0.2, 0.5, 1.0)
 """Seconds before each repetition of an append."""
 
-_TRANSIENT = frozenset({408, 425, 429, 502, 503, 504})
+_TOO_LARGE = 413
+_TRANSIENT = frozenset({408, 409, 425, 429, 502, 503, 504})
 
 
 def append_batch(
@@ -69,14 +71,14 @@ def append_batch(
     if not table.num_rows:
         return
     name = f"batch {batch} of {node.uri}"
-    refused = 0
+    refused = n_stored = 0
     for delay in (*delays, None):
         try:
             with _translated(name, refusals=(500,)):
-                if unsure and batch in set(node.read([BATCH])[BATCH].tolist()):
-                    return
-                node.append_partition(0, table)
-                return
+                n_stored = np.count_nonzero(node.read([BATCH])[BATCH] == batch) if unsure else 0
+                if not n_stored:
+                    node.append_partition(0, table)
+            break
         except ConnectionError as error:
             unsure = True
             # A 500 can be the echo of a late copy of this very batch: the next look at the table tells.
@@ -86,6 +88,9 @@ def append_batch(
                     raise PublishError(f"{name}: refused {refused} times with a 500; see the server's log") from error
                 raise
             sleep(delay)
+    if n_stored not in (0, table.num_rows):
+        # Late came what was cut before a reconnection: where to go on is known when the tables are counted anew.
+        raise ConnectionError(f"{name}: {n_stored} rows are stored, not {table.num_rows}; open the reduction anew")
 
 
 class _Refusal(ConnectionError):
@@ -100,6 +105,8 @@ def _translated(what: str, *, refusals: tuple[int, ...] = ()) -> Generator[None]
         yield
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
+        if code == _TOO_LARGE:
+            raise BatchTooLarge(f"{what}: refused with {code}, too large for the server or a proxy before it") from error
         if code in refusals:
             raise _Refusal(f"{what}: the server answered {code}") from error
         if code in _TRANSIENT or code >= httpx.codes.INTERNAL_SERVER_ERROR:
@@ -142,6 +149,7 @@ class TiledSink:
         self._reduction: Any = None
         self._nodes: dict[str, Any] = {}
         self._archived: frozenset[str] = frozenset()
+        self._together = True
         self._unsure: dict[str, int] = {}
         self._start: Mapping[str, Any] = {}
         self._rows: dict[str, int] = {}
@@ -233,6 +241,32 @@ class TiledSink:
         self._unsure.pop(table, None)
         self._count(table, columns)
 
+    def append_all(self, batches: Mapping[str, tuple[int, Columns]]) -> None:
+        """Append a numbered batch to each of some tables, exactly once however often the same call is repeated.
+
+        One request brings all of them, if the server has our endpoint: each request costs the server the same
+        20 ms, whatever it brings, and of the five tables of a reduction those are most of the lag.
+
+        Raises
+        ------
+        BatchTooLarge, PublishError, ConnectionError
+            As `append`.
+        """
+        tables = {name: self._arrow(name, *batch) for name, batch in batches.items() if name not in self._archived}
+        sure = not any(self._unsure.get(name) == batch for name, (batch, _) in batches.items())
+        if self._together and sure and len(tables) > 1:
+            try:
+                self._append_together({name: table for name, table in tables.items() if table.num_rows})
+            except ConnectionError:
+                # One by one, and looked for before it is sent again.
+                self._unsure |= {name: batch for name, (batch, _) in batches.items()}
+            else:
+                for name in tables:
+                    self._count(name, batches[name][1])
+                return
+        for name, (batch, columns) in batches.items():
+            self.append(name, batch, columns)
+
     def update(self, metadata: Mapping[str, Any]) -> None:
         """Merge into the reduction's metadata, without keeping what was there: for progress."""
         self._update(metadata, drop_revision=True)
@@ -290,6 +324,29 @@ class TiledSink:
     def close(self) -> None:
         """Close the client's connections."""
         disconnect(self._client)
+
+    def _arrow(self, name: str, batch: int, columns: Columns) -> Any:
+        return _arrow_table(self._table(name), batch, columns)
+
+    def _append_together(self, tables: Mapping[str, Any]) -> None:
+        from httpx import HTTPStatusError, codes
+        from tiled.client.utils import handle_error
+
+        base, _, path = self._reduction.item["links"]["self"].partition("/metadata/")
+        name = f"batches of {', '.join(tables)} of {self._reduction.uri}"
+        with _translated(name, refusals=(500,)):
+            try:
+                handle_error(
+                    self._reduction.context.http_client.patch(
+                        f"{base}/hedm/append/{path}", content=packed(tables), headers={"Content-Type": APPEND_TYPE}
+                    )
+                )
+            except HTTPStatusError as error:
+                if error.response.status_code not in (codes.NOT_FOUND, codes.METHOD_NOT_ALLOWED):
+                    raise
+                # A server without our endpoint; or there is no such reduction, as it will answer again.
+                self._together = False
+                raise ConnectionError(f"{name}: the server takes one table at a time") from error
 
     def _make_writer(self) -> Callable[[str, dict[str, Any]], None]:
         from bluesky_tiled_plugins import TiledWriter

@@ -57,6 +57,28 @@ class ReducedTable(DataFrameClient):
             raise SettingsError(f"{name}: limit={limit} came; wanted 0 or more")
         return self._pages({"column": list(wanted), "where": where}, limit)
 
+    def since(self, batch: int) -> tuple[pa.Table, bool]:
+        """Return the rows of an append and of those after it, with the column ``batch``, no append in part.
+
+        Parameters
+        ----------
+        batch
+            Number of the append.
+
+        Returns
+        -------
+        The rows, in the order of the columns that identify a row, and whether these were all.
+        """
+        asked = {"column": list(self.structure().columns), "where": [f"{BATCH}:ge:{batch}"]}
+        first, after = self._page(asked, None, None)
+        if after is None:
+            return first, True
+        while after is not None and not len(first):
+            first, after = self._page(asked, after, None)
+        # What is stored while pages are turned may lie in part on those that were turned: it is left for the next time.
+        newest = max(first[BATCH].to_pylist(), default=batch)
+        return pa.concat_tables(self._pages({**asked, "where": [*asked["where"], f"{BATCH}:le:{newest}"]}, None)), False
+
     def _pages(self, asked: dict[str, Any], limit: int | None) -> Iterator[pa.Table]:
         schema = self.structure().arrow_schema_decoded
         empty = pa.schema([schema.field(name) for name in asked["column"]]).empty_table()

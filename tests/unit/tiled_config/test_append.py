@@ -63,7 +63,7 @@ def test_a_batch_is_sent_once_when_all_is_well():
     assert node.rows["batch"].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("error", [httpx.ReadTimeout("lost"), httpx.ConnectError("away"), answer(503), answer(500)])
+@pytest.mark.parametrize("error", [httpx.ReadTimeout("lost"), httpx.ConnectError("away"), answer(503), answer(409), answer(500)])
 @pytest.mark.parametrize("stored", [True, False])
 def test_an_unknown_end_is_looked_up_before_it_is_sent_again(error, stored):
     node = FakeTable((stored, error))
@@ -86,12 +86,21 @@ def test_without_an_answer_it_gives_up_soon_and_says_that_it_may_be_repeated():
     assert node.sent == 4
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 422])
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 422])
 def test_a_refusal_is_for_good(code):
     node = FakeTable((False, answer(code)))
     with pytest.raises(PublishError, match=f"batch 7 of .*{code}"):
         append(node, 7)
     assert node.sent == 1
+
+
+def test_what_landed_late_with_fewer_rows_is_not_taken_for_this_batch():
+    node = FakeTable((True, httpx.ReadTimeout("lost")), (False, answer(500)))
+    with pytest.raises(ConnectionError):
+        append(node, delays=())
+    with pytest.raises(ConnectionError, match="3 rows are stored, not 5; open the reduction anew"):
+        append_batch(node, 1, rows(5), sleep=lambda seconds: None)
+    assert len(node.rows) == 3
 
 
 def test_a_500_that_comes_back_each_time_is_for_good():

@@ -1,0 +1,121 @@
+"""Rows for several tables of a reduction in one request: the endpoint ``/api/v1/hedm/append/PATH`` of a reduction.
+
+::
+
+    PATCH /api/v1/hedm/append/reduced/<uid>/attempt-0000     a msgpack map of table names to Arrow files
+
+Either all of it is stored or nothing. What was stored is told to subscribers of the tables, in the order of the map.
+Who may write to each of the tables may ask; Tiled's own rules decide.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any
+from weakref import WeakKeyDictionary
+
+import anyio
+import pyarrow as pa
+from fastapi import APIRouter, Depends, HTTPException, Request, Response, Security
+from tiled.server.authentication import (
+    check_scopes,
+    get_current_access_tags,
+    get_current_principal,
+    get_current_scopes,
+    get_session_state,
+)
+from tiled.server.core import NoEntry
+from tiled.server.dependencies import get_entry, get_root_tree
+from tiled.structures.core import StructureFamily
+from tiled.utils import APACHE_ARROW_FILE_MIME_TYPE
+
+from .adapters import LockedSQLAdapter, append_together
+from .appending import unpacked
+
+_SCOPES = ["write:data"]
+_MOST_KNOWN = 256
+
+router = APIRouter()
+
+
+class _Writer:
+    """Who asks, and what of the tree may be seen; one for a request."""
+
+    def __init__(
+        self,
+        request: Request,
+        principal: Annotated[Any, Depends(get_current_principal)],
+        root_tree: Annotated[Any, Depends(get_root_tree)],
+        session_state: Annotated[Any, Depends(get_session_state)],
+        access_tags: Annotated[Any, Depends(get_current_access_tags)],
+        scopes: Annotated[Any, Depends(get_current_scopes)],
+    ) -> None:
+        self._request = request
+        self._who = (principal, access_tags, scopes)
+        self._root = root_tree
+        self._session_state = session_state
+
+    async def tables(self, path: str, names: Iterable[str]) -> list[Any]:
+        """Return tables of a reduction that may be written to; all are looked up at once, at the cost of one."""
+        policy = getattr(self._request.app.state, "access_policy", None)
+        there = dict(await (await self._reduction(path, policy)).items_range())
+        found: list[Any] = []
+        for name in names:
+            node = there.get(name)
+            if getattr(node, "structure_family", None) != StructureFamily.table:
+                raise HTTPException(HTTPStatus.NOT_FOUND, f"No such entry: {path}/{name}")
+            if policy is not None and "write:data" not in await policy.allowed_scopes(node, *self._who):
+                raise HTTPException(HTTPStatus.FORBIDDEN, f"Not enough permissions to write to {path}/{name}")
+            found.append(node)
+        return found
+
+    async def _reduction(self, path: str, policy: Any) -> Any:
+        if policy is None and hasattr(self._root, "lookup_adapter"):
+            # Whoever came this far may write everywhere: the node is found at once, not step by step.
+            try:
+                return await self._root.lookup_adapter([part for part in path.split("/") if part])
+            except NoEntry:
+                raise HTTPException(HTTPStatus.NOT_FOUND, f"No such entry: {path}") from None
+        family = {StructureFamily.container}
+        state = self._session_state, self._request.state.metrics
+        return await get_entry(path, _SCOPES, *self._who, self._root, *state, family, policy)
+
+
+_known: "WeakKeyDictionary[Any, dict[tuple[Any, ...], LockedSQLAdapter]]" = WeakKeyDictionary()
+"""Catalogue to data source to adapter: to make one costs as much as to append."""
+
+
+async def _adapter(node: Any, name: str) -> LockedSQLAdapter:
+    """Return the adapter of a table, the one of the last time if its data lie where they lay."""
+    sources = await node.data_sources()
+    known, place = _known.setdefault(node.context, {}), tuple((source.id, source.mimetype) for source in sources)
+    if place not in known:
+        adapter = await node.get_adapter()
+        if not isinstance(adapter, LockedSQLAdapter):
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, f"table {name} takes no rows in this way")
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        known[place] = adapter
+    return known[place]
+
+
+@router.patch("/hedm/append/{path:path}", dependencies=[Security(check_scopes, scopes=_SCOPES)])
+async def append(path: str, request: Request, writer: Annotated[_Writer, Depends()]) -> Response:
+    """Append a batch to each of some tables of a reduction."""
+    try:
+        batches = unpacked(await request.body())
+    except ValueError as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from None
+    nodes = await writer.tables(path, batches)
+    wanted = [
+        (await _adapter(node, name), rows) for node, (name, (_, rows)) in zip(nodes, batches.items(), strict=True)
+    ]
+    try:
+        await anyio.to_thread.run_sync(partial(append_together, wanted))
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"columns do not fit: {' '.join(str(error).split())}") from None
+    for node, (content, _) in zip(nodes, batches.values(), strict=True):
+        if node.context.streaming_cache:
+            # Tiled tells of rows before they are stored; what our message brings is there.
+            await node._stream(APACHE_ARROW_FILE_MIME_TYPE, node, content, 0, True)  # noqa: SLF001
+    return Response(status_code=HTTPStatus.NO_CONTENT)
