@@ -114,6 +114,11 @@ class DetectorReduction:
         """Tracks that a frame still to come could join."""
         return 0 if self._reducer is None else self._reducer.n_open_tracks
 
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Rows and columns of a frame as it is reduced; None before the first."""
+        return None if self._reducer is None else self._reducer.shape
+
     def open_tracks(self) -> Columns:
         """Return those tracks as they are now: rows of `OPEN_TRACKS`."""
         return OPEN_TRACKS.empty() if self._reducer is None else self._reducer.open_tracks()

@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ..streaming import ArchiveError, Batches, Columns, Recipe, digest, join, ta
 from .hdf5 import NotYet, abandon, check_room, dataset, open_growing, open_to_write, subgroup
 from .reduced_layout import (
     FORMAT,
+    MaxProjection,
     append_rows,
     attempt_name,
     copy_packed,
@@ -155,6 +156,7 @@ class ReducedArchive:
         status: str,
         attributes: Mapping[str, Any],
         of_each: Mapping[int, Mapping[str, Any]] | None = None,
+        shapes: Mapping[int, tuple[int, int]] | None = None,
     ) -> dict[int, str]:
         """Write what waits, the digests and the attributes, close the file, and return attempt to digest.
 
@@ -166,6 +168,8 @@ class ReducedArchive:
             What is written about every reduction.
         of_each
             What is written about one, by its attempt.
+        shapes
+            Rows and columns of its frames; a reduction without them gets no projection.
 
         Raises
         ------
@@ -175,13 +179,17 @@ class ReducedArchive:
         with self._lock:
             try:
                 self.flush()
-                digests = {attempt: digest(self.tables, self._reader_of(attempt)) for attempt in self.attempts}
+                images = {attempt: MaxProjection(shape) for attempt, shape in (shapes or {}).items()}
+                digests = {
+                    attempt: digest(self.tables, self._reader_of(attempt, images.get(attempt)))
+                    for attempt in self.attempts
+                }
                 self.close()
                 said = {
                     each: {"digest": digests[each], "status": status, **attributes, **(of_each or {}).get(each, {})}
                     for each in self.attempts
                 }
-                _pack(self.path, said)
+                _pack(self.path, said, images)
                 self._before.unlink(missing_ok=True)
             except ArchiveError:
                 raise
@@ -208,9 +216,17 @@ class ReducedArchive:
                 self._finished.close()
                 self._finished = None
 
-    def _reader_of(self, attempt: int) -> Any:
+    def _reader_of(self, attempt: int, image: MaxProjection | None) -> Callable[[str], Iterator[Columns]]:
         group = subgroup(self._open_file(), attempt_name(attempt))
-        return lambda table: read_all(group, self.tables[table])
+
+        def read(table: str) -> Iterator[Columns]:
+            for columns in read_all(group, self.tables[table]):
+                if table == "pixels" and image is not None:
+                    # They are in memory just now.
+                    image.push(columns)
+                yield columns
+
+        return read
 
     def _columns_of(self, file: h5py.File, attempt: int, table: str) -> dict[str, h5py.Dataset]:
         if (attempt, table) not in self._columns:
@@ -289,7 +305,7 @@ def _copy_whole(path: Path, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _pack(path: Path, attributes: Mapping[int, Mapping[str, Any]]) -> None:
+def _pack(path: Path, attributes: Mapping[int, Mapping[str, Any]], images: Mapping[int, MaxProjection]) -> None:
     """Write a finished archive anew, compressed and with its last attributes, and swap it in at once."""
     packed = path.with_suffix(".part")
     try:
@@ -298,7 +314,7 @@ def _pack(path: Path, attributes: Mapping[int, Mapping[str, Any]]) -> None:
             new.attrs.update(dict(old.attrs))
             for name in list(old):
                 copy_packed(subgroup(old, name), new.create_group(name))
-            _write_attributes(new, attributes)
+            _write_last(new, attributes, images)
         packed.replace(path)
     except OSError:
         # The disk has no room for a second copy: the first is whole, and stays.
@@ -306,13 +322,17 @@ def _pack(path: Path, attributes: Mapping[int, Mapping[str, Any]]) -> None:
             packed.unlink(missing_ok=True)
         check_room(path, 0)
         with open_to_write(path, "r+") as file:
-            _write_attributes(file, attributes)
+            _write_last(file, attributes, {})
 
 
 def _bytes(batches: list[Columns]) -> int:
     return sum(column.nbytes for columns in batches for column in columns.values())
 
 
-def _write_attributes(file: h5py.File, attributes: Mapping[int, Mapping[str, Any]]) -> None:
+def _write_last(
+    file: h5py.File, attributes: Mapping[int, Mapping[str, Any]], images: Mapping[int, MaxProjection]
+) -> None:
     for attempt, said in attributes.items():
         subgroup(file, attempt_name(attempt)).attrs.update(dict(said))
+    for attempt, image in images.items():
+        image.write(subgroup(file, attempt_name(attempt)))

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from ..streaming import ArchiveError, Columns, Table, digest, tables_with_roles
-from .hdf5 import NotYet, open_growing, subgroup
-from .reduced_layout import FORMAT, attempt_name, count_rows, read_all, read_attributes, read_rows
+from .hdf5 import NotYet, dataset, open_growing, subgroup
+from .reduced_layout import FORMAT, MAX_PROJECTION, attempt_name, count_rows, read_all, read_attributes, read_rows
 
 
 class ReducedArchiveReader:
@@ -71,6 +72,11 @@ class ReducedArchiveReader:
         """Return rows first to end (exclusive) of a table, by default all."""
         group, schema = subgroup(self._group(attempt), table), self.tables(attempt)[table]
         return read_rows(group, schema, first, count_rows(group, schema) if end is None else end)
+
+    def max_projection(self, attempt: int) -> np.ndarray | None:
+        """Return the largest raw count of each pixel, 0 where never lit, shape (rows, columns); None if not there."""
+        group = self._group(attempt)
+        return np.asarray(dataset(group, MAX_PROJECTION)[()]) if MAX_PROJECTION in group else None
 
     def digest(self, attempt: int) -> str:
         """Compute the digest of a reduction from its tables."""

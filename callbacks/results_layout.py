@@ -29,6 +29,7 @@ AXES = f"sample: {APS}; crystal: x along a, z along c*"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _TAKEN = ("batch", "orientation")
+_ROUNDING = 1e-12
 
 
 def _columns(dtype: str, unit: str, meanings: Mapping[str, str]) -> tuple[Column, ...]:
@@ -234,9 +235,9 @@ def _check_numbers(rows: Columns) -> None:
         raise SettingsError(
             f"solutions: item {rows['item'][bad[0]]} has quaternion {turned[bad[0]].tolist()}; wanted 1"
         )
-    # The same orientation is always written in the same way.
+    # The same orientation is always written in the same way, and what was written once stays as it is.
     with np.errstate(invalid="ignore"):
-        scale = np.where(turned[:, 0] < 0, -1.0, 1.0) / length
+        scale = np.where(turned[:, 0] < 0, -1.0, 1.0) / np.where(np.abs(length - 1) > _ROUNDING, length, 1.0)
     for name in QUATERNION:
         rows[name] = rows[name] * scale
     share = rows["completeness"]

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 import yaml
-from rich.table import Table
 
 from ..callbacks import ResultsArchiveReader, add_result, read_result
 from ..callbacks.crystals import cell_of
@@ -24,8 +23,6 @@ _FACTS = (
     "raw_run_uid", "raw_archive", "reduced_archive", "reduction", "reduction_uid", "reduction_digest", "detector",
     "space_group", "axes",
 )  # fmt: skip
-
-_WIDEST = 240
 
 Archive = Annotated[Path, typer.Argument(help="Results archive (*_results.h5).")]
 
@@ -100,14 +97,14 @@ def list_(archive: Archive) -> None:
     """List the results of a run: a line each."""
     with ResultsArchiveReader(archive) as reader:
         names = ("result", "program", "method", "solutions", "made from", "created", "by")
-        table = Table(*names, box=None, pad_edge=False)
+        rows: list[tuple[str, ...]] = []
         for attempt in reader.attempts:
             said = reader.attributes(attempt)
             program = f"{said['program']} {said['program_version']}".strip()
             cells = (program, str(said["method"]), _count(reader, attempt), _made_from(said))
-            table.add_row(str(attempt), *cells, str(said["created"]), str(said["author"]))
+            rows.append((str(attempt), *cells, str(said["created"]), str(said["author"])))
         console.print(f"run {reader.run_uid}", markup=False)
-        _print_table(table)
+        _print_columns(names, rows)
 
 
 @app.command()
@@ -160,19 +157,19 @@ def _made_from(said: dict[str, Any]) -> str:
 def _print_solutions(rows: dict[str, np.ndarray], most: int) -> None:
     columns = [name for name in _SHOWN if name in ("item", "rank") or _is_known(rows[name])]
     columns += [name for name in CELL if _is_known(rows[name])]
-    table = Table(*columns, box=None, pad_edge=False)
     n_rows = len(rows["item"])
-    for row in range(min(most, n_rows)):
-        table.add_row(*(f"{rows[name][row]:.6g}" for name in columns))
     if most:
-        _print_table(table)
+        _print_columns(columns, [[f"{rows[name][row]:.6g}" for name in columns] for row in range(min(most, n_rows))])
     if most < n_rows:
         console.print(f"... {n_rows - most} more", style="dim")
 
 
-def _print_table(table: Table) -> None:
-    # As wide as it is: a number that is cut is none.
-    console.print(table, width=max(console.width, _WIDEST), crop=False)
+def _print_columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    # As wide as they are, whatever the terminal: a number that is cut is none.
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    for line in (names, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        console.print("  ".join(cells).rstrip(), markup=False)
 
 
 def _is_known(values: np.ndarray) -> bool:

@@ -59,6 +59,8 @@ class Reducer:
             raise SettingsError(f"recipe: background is {recipe.background!r} and {given} dark frame was given")
         self._make_finder = finder_for(recipe, flat=self._corrections.flat is not None)
         self._finder: Finder | None = None
+        self.shape: tuple[int, int] | None = None
+        "Rows and columns of a transformed frame; None before the first."
         self._waiting: dict[int, tuple[Position, PeaksOfFrame]] = {}
         self._n_waiting_peaks = 0
         self._from_positions = trajectory if isinstance(trajectory, FromPositions) else None
@@ -218,7 +220,9 @@ class Reducer:
         shape = tuple(frame.image.shape)
         if len(shape) != 2 or 0 in shape:
             raise FrameError(f"the image has shape {shape}; wanted (rows, columns), each 1 or more")
-        return self._make_finder(self._recipe, self._corrections.prepared((int(shape[0]), int(shape[1]))))
+        prepared = self._corrections.prepared((int(shape[0]), int(shape[1])))
+        self.shape = prepared.shape
+        return self._make_finder(self._recipe, prepared)
 
     def _turned(self, frame: Frame, *, keep: bool) -> Frame:
         """Return the frame with its image transformed, and decompressed unless it may be kept as it is."""

@@ -20,15 +20,17 @@ from .archives_links import check_links
 from .archives_nodes import (
     Behind,
     Place,
+    ResultPlace,
     batches_of,
     check_counts,
     is_archived,
+    register_projection,
     register_table,
     rows_to_drop,
     swap_table,
     without_rows,
 )
-from .layout import REDUCED, SUMMARY, ensure_attempt, ensure_root
+from .layout import MAX_PROJECTION, REDUCED, SUMMARY, ensure_root
 from .sink import LIVE_EVENTS, TiledSink
 from .summary import write_summary
 
@@ -43,26 +45,26 @@ _GIVEN_UP = 3600.0
 _LOG = logging.getLogger(__name__)
 
 
-class ReducedReader(Protocol):
-    """What is wanted of a reduced archive; `hedmlive.callbacks.ReducedArchiveReader` is one."""
+class TablesReader(Protocol):
+    """What is wanted of an archive of tables; `hedmlive.callbacks.ReducedArchiveReader` is one."""
 
     run_uid: str
 
     @property
     def attempts(self) -> tuple[int, ...]:
-        """Numbers of the reductions."""
+        """Numbers of the reductions, or results."""
         ...
 
     def attributes(self, attempt: int) -> dict[str, Any]:
-        """Return what is written about a reduction."""
+        """Return what is written about one."""
         ...
 
     def tables(self, attempt: int) -> dict[str, Table]:
-        """Return the schema of a reduction."""
+        """Return the schema of one."""
         ...
 
     def digest(self, attempt: int) -> str:
-        """Compute the digest of a reduction from its tables."""
+        """Compute the digest of one from its tables."""
         ...
 
 
@@ -82,8 +84,12 @@ class RunReader(Protocol):
 class Readers(Protocol):
     """Opens archives; this package knows no documents and no format of archives."""
 
-    def reduced(self, path: Path) -> AbstractContextManager[ReducedReader]:
+    def reduced(self, path: Path) -> AbstractContextManager[TablesReader]:
         """Open a reduced archive."""
+        ...
+
+    def results(self, path: Path) -> AbstractContextManager[TablesReader]:
+        """Open a results archive."""
         ...
 
     def run(self, path: Path) -> AbstractContextManager[RunReader]:
@@ -141,7 +147,7 @@ class Archives:
         self._settled: dict[Path, tuple[int, int, int]] = {}
         self._feeds: dict[str, _Feed] = {}
         self._told: dict[Path, str] = {}
-        self.n_reductions = self.n_runs = self.n_handed_over = self.n_dropped = 0
+        self.n_reductions = self.n_results = self.n_runs = self.n_handed_over = self.n_dropped = 0
 
     def scan(self, stopped: Callable[[], bool] = lambda: False) -> tuple[str, ...]:
         """Look at every archive that changed since the last time.
@@ -168,7 +174,7 @@ class Archives:
             for folder, below, names in os.walk(top):
                 below[:] = sorted(name for name in below if not name.startswith("."))
                 for name in sorted(names):
-                    if name.endswith(("_raw.h5", "_reduced.h5")):
+                    if name.endswith(("_raw.h5", "_reduced.h5", "_results.h5")):
                         yield Path(folder, name)
 
     def _look(self, path: Path) -> None:
@@ -180,8 +186,8 @@ class Archives:
             stamp = (info.st_ino, info.st_size, info.st_mtime_ns)
             if self._settled.get(path) == stamp:
                 return
-            look = self._reduced if path.name.endswith("_reduced.h5") else self._run
-            if look(path, self._clock() - info.st_mtime):
+            looks = {"reduced.h5": self._reduced, "results.h5": self._results, "raw.h5": self._run}
+            if looks[path.name.rpartition("_")[2]](path, self._clock() - info.st_mtime):
                 self._settled[path] = stamp
             self._told.pop(path, None)
         except FileNotFoundError:
@@ -211,6 +217,13 @@ class Archives:
             settled = [self._attempt(Place(path, reader, attempt), age) for attempt in reader.attempts]
         return all(settled)
 
+    def _results(self, path: Path, age: float) -> bool:
+        """Serve the results of a file; tell whether nothing is left to do until it changes."""
+        check_links(path, "/", self._holds, deep=True)
+        with self._readers.results(path) as reader:
+            settled = [self._attempt(ResultPlace(path, reader, attempt), age) for attempt in reader.attempts]
+        return all(settled)
+
     def _attempt(self, place: Place, age: float) -> bool:
         attributes = place.attributes
         published = json.loads(str(attributes.get("settings", "{}"))).get("tiled") is not None
@@ -220,9 +233,12 @@ class Archives:
                 return False
             metadata = {"attempt": place.attempt, **attributes, "served_from": "archive"}
             start = start_beside(place.path, place.uid, self._readers, self._holds)
-            node = ensure_attempt(self._client, place.uid, place.attempt, start, metadata)
-            self.n_reductions += 1
-        children = dict(node.include_data_sources().items())
+            node = place.ensure(self._client, start, metadata)
+            if place.top == REDUCED:
+                self.n_reductions += 1
+            else:
+                self.n_results += 1
+        children = {name: child for name, child in node.include_data_sources().items() if name in place.tables}
         sent = {name: child for name, child in children.items() if not is_archived(child)}
         over = node.metadata.get("status") != "running" and node.metadata.get("digest") == attributes["digest"]
         ours = node.metadata.get("served_from") == "archive"
@@ -233,6 +249,7 @@ class Archives:
         if ours or sent:
             for name in (name for name in place.tables if name not in children):
                 register_table(node, place, name)
+            self._serve_projection(place, node)
         if ours and not sent:
             self._describe(place, node)
         return self._drop_rows(place, children) and not sent
@@ -243,17 +260,29 @@ class Archives:
             node.update_metadata(place.attributes)
         elif SUMMARY in node.metadata:
             return
-        write_summary(
-            node, self._client[REDUCED][place.uid], node.metadata["start"], place.counts(), node.get("frames")
-        )
+        if place.top == REDUCED:
+            write_summary(
+                node, self._client[REDUCED][place.uid], node.metadata["start"], place.counts(), node.get("frames")
+            )
+
+    def _serve_projection(self, place: Place, node: Any) -> None:
+        """Serve the image of a reduction from its archive, in place of one that was sent."""
+        if place.top != REDUCED or not place.attributes["digest"]:
+            return
+        there = node.include_data_sources().get(MAX_PROJECTION)
+        if there is not None and not is_archived(there):
+            node.delete_contents([MAX_PROJECTION], external_only=False)
+            there = None
+        if there is None:
+            register_projection(node, place)
 
     def _find(self, place: Place) -> Any:
         """Return the node of a reduction, wherever it is; None if there is none."""
-        reduced = self._client[REDUCED]
-        if place.uid not in reduced:
+        top = self._client[place.top]
+        if place.uid not in top:
             return None
-        for node in reduced[place.uid].values():
-            if node.metadata.get("reduction_uid") == place.reduction_uid:
+        for node in top[place.uid].values():
+            if node.metadata.get(place.uid_name) == place.own_uid:
                 return node
         return None
 
@@ -267,7 +296,7 @@ class Archives:
         for name, counts in batches.items():
             swap_table(sent[name], place, name, counts, self._clock())
         self.n_handed_over += 1
-        _LOG.info("%s: reduction %d is served from the archive", place.path, place.attempt)
+        _LOG.info("%s: %s %d is served from the archive", place.path, place.kind, place.attempt)
 
     def _drop_rows(self, place: Place, children: Mapping[str, Any]) -> bool:
         """Drop rows that waited long enough; tell whether none are left."""
@@ -318,7 +347,7 @@ def start_beside(
     path: Path, uid: str, readers: Readers, holds: Callable[[Path], bool] = lambda path: True
 ) -> Mapping[str, Any]:
     """Return the start document of a reduction's run, from the raw archive beside it; else all that is known of it."""
-    raw = path.with_name(path.name.replace("_reduced.h5", "_raw.h5"))
+    raw = path.with_name(f"{path.name.rpartition('_')[0]}_raw.h5")
     try:
         _check_documents(raw, holds)
         with readers.run(raw) as run:

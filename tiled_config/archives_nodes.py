@@ -1,18 +1,33 @@
 """Tables of a catalogue that are served from an archive: how they are registered, compared, swapped and given back."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
 
 from ..streaming import ArchiveError, Table
 from .archives_links import open_archive
-from .formats import ARCHIVE_TABLE, PARTITION_ROWS
-from .layout import BATCH, table_metadata, table_schema, table_spec
+from .formats import ARCHIVE_TABLE, HDF5, PARTITION_ROWS
+from .layout import (
+    BATCH,
+    MAX_PROJECTION,
+    REDUCED,
+    REDUCTION_UID,
+    RESULT_UID,
+    RESULTS,
+    ensure_attempt,
+    ensure_result,
+    inherited_tags,
+    projection_metadata,
+    table_metadata,
+    table_schema,
+    table_spec,
+)
 
 _COMPARED_AT_ONCE = 8_000_000
 "Values of a table that are held in memory while it is compared."
@@ -31,6 +46,13 @@ class Place:
         Number of the reduction in the file.
     """
 
+    top: ClassVar[str] = REDUCED
+    "Where its node is in the catalogue."
+    uid_name: ClassVar[str] = REDUCTION_UID
+    "Attribute that tells which one it is."
+    kind: ClassVar[str] = "reduction"
+    "What it is, and how its group is called."
+
     def __init__(self, path: Path, reader: Any, attempt: int) -> None:
         self.path = path
         self.attempt = attempt
@@ -48,13 +70,17 @@ class Place:
         return self._reader.tables(self.attempt)
 
     @property
-    def reduction_uid(self) -> str:
+    def own_uid(self) -> str:
         """Uid of the reduction."""
-        return str(self.attributes["reduction_uid"])
+        return str(self.attributes[self.uid_name])
+
+    def ensure(self, client: Any, start: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+        """Return its node, made if missing."""
+        return ensure_attempt(client, self.uid, self.attempt, start, metadata)
 
     def group(self, table: str) -> str:
         """Return where a table is in the file."""
-        return f"/reduction_{self.attempt:04d}/{table}"
+        return f"/{self.kind}_{self.attempt:04d}/{table}"
 
     def n_rows(self, file: h5py.File, table: str) -> int:
         """Return how many rows a table has."""
@@ -66,29 +92,46 @@ class Place:
         with open_archive(self.path) as file:
             return {name: self.n_rows(file, name) for name in self.tables}
 
+    def read(self, table: str, first: int, end: int) -> dict[str, np.ndarray]:
+        """Return rows first to end (exclusive) of a table."""
+        return self._reader.read(self.attempt, table, first, end)
+
     def verify(self) -> None:
         """Raise `ArchiveError` if the tables are not those of which the digest was written."""
         computed = self._reader.digest(self.attempt)
         if computed != self.attributes["digest"]:
             raise ArchiveError(
-                f"{self.path}: reduction {self.attempt} has digest {computed}, but was written with "
+                f"{self.path}: {self.kind} {self.attempt} has digest {computed}, but was written with "
                 f"{self.attributes['digest']}: its tables were changed since; they are not handed over"
             )
 
     def data_source(self, table: str, structure: Any, **parameters: Any) -> Any:
-        """Return the data source of a table."""
+        """Return the data source of a table, or of the image of a reduction."""
         from tiled.structures.core import StructureFamily
         from tiled.structures.data_source import Asset, DataSource, Management
 
         uri = f"file://localhost{self.path}"
+        is_table = table in self.tables
         return DataSource(
-            structure_family=StructureFamily.table,
+            structure_family=StructureFamily.table if is_table else StructureFamily.array,
             structure=structure,
-            mimetype=ARCHIVE_TABLE,
-            parameters={"dataset": self.group(table), "reduction_uid": self.reduction_uid, **parameters},
+            mimetype=ARCHIVE_TABLE if is_table else HDF5,
+            parameters={"dataset": self.group(table), self.uid_name: self.own_uid, **parameters},
             management=Management.external,
             assets=[Asset(data_uri=uri, is_directory=False, parameter="data_uris", num=0)],
         )
+
+
+class ResultPlace(Place):
+    """A result in an archive."""
+
+    top = RESULTS
+    uid_name = RESULT_UID
+    kind = "result"
+
+    def ensure(self, client: Any, start: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+        """Return its node, made if missing."""
+        return ensure_result(client, self.uid, self.attempt, start, metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +149,8 @@ class KeptRows:
 
 
 def is_archived(node: Any) -> bool:
-    """Tell whether a table is served from an archive."""
-    return any(source.mimetype == ARCHIVE_TABLE for source in node.data_sources() or ())
+    """Tell whether a table, or an image, is served from an archive."""
+    return any(source.mimetype in (ARCHIVE_TABLE, HDF5) for source in node.data_sources() or ())
 
 
 def register_table(reduction: Any, place: Place, name: str) -> None:
@@ -127,6 +170,33 @@ def register_table(reduction: Any, place: Place, name: str) -> None:
         key=name,
         specs=[Spec(table_spec(name), version="1.0")],
         metadata=table_metadata(place.uid, table),
+        access_tags=inherited_tags(reduction),
+    )
+
+
+def register_projection(reduction: Any, place: Place) -> None:
+    """Make the node of the image that is served from an archive, if the archive has one."""
+    from tiled.structures.array import ArrayStructure, BuiltinDtype
+    from tiled.structures.core import StructureFamily
+
+    with open_archive(place.path) as file:
+        name = place.group(MAX_PROJECTION)
+        if name not in file:
+            return
+        data: Any = file[name]
+        structure = ArrayStructure(
+            data_type=BuiltinDtype.from_numpy_dtype(data.dtype),
+            shape=data.shape,
+            chunks=tuple((size,) for size in data.shape),
+            dims=("row", "col"),
+        )
+        meaning = str(data.attrs.get("meaning", ""))
+    reduction.new(
+        StructureFamily.array,
+        [place.data_source(MAX_PROJECTION, structure)],
+        key=MAX_PROJECTION,
+        metadata=projection_metadata(place.uid, meaning),
+        access_tags=inherited_tags(reduction),
     )
 
 

@@ -19,7 +19,7 @@ from tiled.utils import path_from_uri
 from ..streaming import ArchiveError
 from .archives_links import check_links, open_archive
 from .formats import BATCH_ROWS, PARTITION_ROWS
-from .layout import BATCH
+from .layout import BATCH, REDUCTION_UID, RESULT_UID
 
 _CONFLICT = 409
 _FORBIDDEN = 403
@@ -37,7 +37,7 @@ def in_served_folder(path: Path) -> bool:
 
 
 class ArchiveTableAdapter(Adapter[TableStructure]):
-    """A table of a reduced archive, one dataset a column; only the columns and rows asked for are read.
+    """A table of a reduced or results archive, one dataset a column; only the columns and rows asked for are read.
 
     The file is opened for each request, so that rows written since are there, and a file that was swapped for its
     finished self is the one that is read. The column ``batch`` is made here: the archive does not hold it.
@@ -51,8 +51,10 @@ class ArchiveTableAdapter(Adapter[TableStructure]):
         follow.
     dataset
         Group of the table in the file.
-    reduction_uid
-        Uid of the reduction that must lie there.
+    uid
+        Uid of the reduction, or result, that must lie there.
+    uid_name
+        The attribute of its group that says it.
     batches
         Number of rows of each batch, from batch 1 on, as they were appended; None numbers them by `BATCH_ROWS`.
     """
@@ -64,8 +66,9 @@ class ArchiveTableAdapter(Adapter[TableStructure]):
         path: Path,
         structure: TableStructure,
         dataset: str,
-        reduction_uid: str,
+        uid: str,
         *,
+        uid_name: str = REDUCTION_UID,
         batches: list[int] | None = None,
         metadata: Any = None,
         specs: Any = None,
@@ -73,7 +76,8 @@ class ArchiveTableAdapter(Adapter[TableStructure]):
         super().__init__(structure, metadata=metadata, specs=specs)
         self._path = path
         self._dataset = dataset
-        self._reduction_uid = reduction_uid
+        self._uid = uid
+        self._uid_name = uid_name
         self._batches = batches
 
     @classmethod
@@ -83,7 +87,8 @@ class ArchiveTableAdapter(Adapter[TableStructure]):
         node: Any,
         /,
         dataset: str,
-        reduction_uid: str,
+        reduction_uid: str = "",
+        result_uid: str = "",
         batches: list[int] | None = None,
         **_: Any,
     ) -> "ArchiveTableAdapter":
@@ -94,7 +99,8 @@ class ArchiveTableAdapter(Adapter[TableStructure]):
             path,
             data_source.structure,
             dataset,
-            reduction_uid,
+            reduction_uid or result_uid,
+            uid_name=REDUCTION_UID if reduction_uid else RESULT_UID,
             batches=batches,
             metadata=node.metadata_,
             specs=node.specs,
@@ -145,9 +151,7 @@ class ArchiveTableAdapter(Adapter[TableStructure]):
             if not isinstance(found, h5py.Group):
                 raise KeyError(f"{found.name} is no group")
             here = found
-        held = here.parent.attrs.get("reduction_uid")
-        if held != self._reduction_uid:
-            raise KeyError(f"reduction {held} lies there now; wanted {self._reduction_uid}")
+        _check_uid(here.parent, self._uid_name, self._uid)
         return here
 
     def _numbers(self, first: int, end: int) -> np.ndarray:
@@ -156,6 +160,12 @@ class ArchiveTableAdapter(Adapter[TableStructure]):
         if self._batches is None:
             return rows // BATCH_ROWS + 1
         return np.searchsorted(np.cumsum(self._batches), rows, side="right") + 1
+
+
+def _check_uid(group: h5py.Group, name: str, uid: str) -> None:
+    held = group.attrs.get(name)
+    if held != uid:
+        raise KeyError(f"{name.removesuffix('_uid')} {held} lies there now; wanted {uid}")
 
 
 def _plain_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
@@ -187,4 +197,16 @@ class CheckedHDF5Adapter(HDF5Adapter):
         said = parameters.get("dataset") or "/"
         name = said if isinstance(said, str) else "/".join(said)
         refuse_strays(data_source, name, deep=deep)
+        uid = parameters.pop(REDUCTION_UID, None)
+        if uid is not None:
+            _check_reduction(path_from_uri(data_source.assets[0].data_uri), name, uid)
         return super().from_catalog(data_source, node, **parameters)
+
+
+def _check_reduction(path: Path, name: str, uid: str) -> None:
+    """Answer 409 if a dataset is not of the reduction that it was registered for."""
+    try:
+        with open_archive(path) as file:
+            _check_uid(file[name].parent, REDUCTION_UID, uid)
+    except (ArchiveError, OSError, KeyError) as error:
+        raise HTTPException(_CONFLICT, f"{path} {name}: {' '.join(str(error).split())}") from None

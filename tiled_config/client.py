@@ -5,7 +5,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .layout import BATCH, REDUCED, REDUCTION_SPEC, SET_SPEC, SPECS, table_identity
+from .layout import BATCH, REDUCED, REDUCTION_SPEC, RESULT_SET_SPEC, RESULT_SPEC, SET_SPEC, SPECS, table_identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 CLIENTS: dict[str, str] = {
     SET_SPEC: ".runs_nodes:Run",
     REDUCTION_SPEC: ".runs_nodes:Reduction",
+    RESULT_SET_SPEC: ".runs_results:ResultSet",
+    RESULT_SPEC: ".runs_results:Result",
     **dict.fromkeys(SPECS.values(), ".tables:ReducedTable"),
 }
 """Spec to the class of its client."""

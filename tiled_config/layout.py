@@ -5,6 +5,8 @@
     /raw/<uid>                     a run as bluesky-tiled-plugins writes it
     /reduced/<uid>                 HEDMReductionSet
     /reduced/<uid>/attempt-0000    HEDMReduction, with one appendable table for each table of the reduction
+    /results/<uid>                 HEDMResultSet
+    /results/<uid>/attempt-0000    HEDMResult, with the table ``solutions``
 """
 
 import hashlib
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 RAW = "raw"
 REDUCED = "reduced"
+RESULTS = "results"
 BATCH = "batch"
 """First column of every table: number of the append. It belongs to the transport, not to the science."""
 
@@ -31,6 +34,10 @@ SUMMARY = "summary"
 
 SET_SPEC = "HEDMReductionSet"
 REDUCTION_SPEC = "HEDMReduction"
+RESULT_SET_SPEC = "HEDMResultSet"
+RESULT_SPEC = "HEDMResult"
+REDUCTION_UID = "reduction_uid"
+RESULT_UID = "result_uid"
 SPECS: dict[str, str] = {
     "frames": "HEDMFrames",
     "peaks": "HEDMPeaks",
@@ -39,8 +46,12 @@ SPECS: dict[str, str] = {
     "members": "HEDMMembers",
     "pixels": "HEDMPixels",
     "track_updates": "HEDMTrackUpdates",
+    "solutions": "HEDMSolutions",
 }
 """Table name to the spec of its node."""
+
+MAX_PROJECTION = "max_projection"
+"""Key of the image of a reduction, and name of its dataset in the archive."""
 
 SQL_PREFIX = "hedm_"
 _IDENTITY = b"hedmlive.identity"
@@ -168,14 +179,15 @@ def _made_or_found(parent: Any, key: str, make: Callable[[], Any]) -> Any:
 
 
 def ensure_root(client: Any) -> None:
-    """Make ``/raw`` and ``/reduced``, once for each catalogue."""
+    """Make ``/raw``, ``/reduced`` and ``/results``, once for each catalogue."""
     from tiled.structures.core import Spec
 
     there, tags = set(client), shared_tags(client)
     if RAW not in there:
         ensure_container(client, RAW, specs=[Spec("CatalogOfBlueskyRuns", version="3.0")], access_tags=tags)
-    if REDUCED not in there:
-        ensure_container(client, REDUCED, specs=[], access_tags=tags)
+    for key in (REDUCED, RESULTS):
+        if key not in there:
+            ensure_container(client, key, specs=[], access_tags=tags)
 
 
 def ensure_attempt(client: Any, uid: str, attempt: int, start: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
@@ -183,20 +195,43 @@ def ensure_attempt(client: Any, uid: str, attempt: int, start: Mapping[str, Any]
 
     If another reduction has that number, as `reduction_uid` in the metadata tells, the next free number is taken.
     """
+    return _ensure_numbered(client, (REDUCED, uid, attempt), start, metadata, (SET_SPEC, REDUCTION_SPEC, REDUCTION_UID))
+
+
+def ensure_result(client: Any, uid: str, attempt: int, start: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+    """Return the container of a result of a run, made if missing.
+
+    If another result has that number, as `result_uid` in the metadata tells, the next free number is taken.
+    """
+    return _ensure_numbered(
+        client, (RESULTS, uid, attempt), start, metadata, (RESULT_SET_SPEC, RESULT_SPEC, RESULT_UID)
+    )
+
+
+def _ensure_numbered(
+    client: Any,
+    place: tuple[str, str, int],
+    start: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    kind: tuple[str, str, str],
+) -> Any:
+    """Return a numbered container of a run; `kind` holds the specs of parent and child, and what tells who it is."""
     from tiled.structures.core import Spec
 
+    top, uid, attempt = place
+    of_parent, of_child, identity = kind
     origin = {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "start": searchable(start)}
-    specs, tags = [Spec(SET_SPEC, version="1.0")], run_tags(client, start)
-    parent = ensure_container(client[REDUCED], uid, metadata=origin, specs=specs, access_tags=tags)
+    specs, tags = [Spec(of_parent, version="1.0")], run_tags(client, start)
+    parent = ensure_container(client[top], uid, metadata=origin, specs=specs, access_tags=tags)
     while True:
         node = ensure_container(
             parent,
             attempt_key(attempt),
             metadata=origin | {"attempt": attempt} | dict(metadata),
-            specs=[Spec(REDUCTION_SPEC, version="1.0")],
+            specs=[Spec(of_child, version="1.0")],
         )
-        # Archives in two folders both count from 0: another reduction's place is never written into.
-        if node.metadata.get("reduction_uid") == metadata.get("reduction_uid"):
+        # Archives in two folders both count from 0: another one's place is never written into.
+        if node.metadata.get(identity) == metadata.get(identity):
             return node
         attempt += 1
 
@@ -228,3 +263,8 @@ def table_metadata(uid: str, table: Table) -> dict[str, Any]:
     """Return the metadata of a table's node."""
     units = {column.name: column.unit for column in table.columns if column.unit}
     return {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": units}
+
+
+def projection_metadata(uid: str, meaning: str) -> dict[str, Any]:
+    """Return the metadata of the image of a reduction."""
+    return {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": "counts", "meaning": meaning}

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..streaming import SettingsError
-from .layout import RAW, REDUCED, SUMMARY
+from .layout import RAW, REDUCED, RESULTS, SUMMARY
 
 if TYPE_CHECKING:
     from .runs_nodes import Run
@@ -16,7 +16,6 @@ Range = tuple[float | None, float | None]
 Moment = float | str | datetime
 """Seconds since 1970, an ISO text such as ``2026-11-21T08:00``, or a datetime; without a zone it is local time."""
 
-_RESULTS = "results"
 _SHOWN = 5
 
 
@@ -118,7 +117,7 @@ class Runs:
         KeyError
             There is no such run, or several begin so.
         """
-        if which in (RAW, REDUCED, _RESULTS):
+        if which in (RAW, REDUCED, RESULTS):
             return self.root[which]
         if isinstance(which, str):
             return self._by_uid(which)

@@ -148,10 +148,7 @@ class Track:
         detector = _detector(reduction.metadata)
         if detector.get("transforms"):
             raise SettingsError(f"{reduction.name}: its images were turned ({detector['transforms']}); ask the raw run")
-        try:
-            return from_context(reduction.context)[RAW, reduction.uid, PRIMARY, str(detector["image"])]
-        except KeyError as error:
-            raise ReplayError(f"{reduction.name}: its images are not in the catalogue ({error})") from None
+        return images_of(reduction)
 
     def _places(self, taken: Any, node: Any) -> list[tuple[int, ...]]:
         """Return where in the array of the run each frame lies: its event, and which frame of the event."""
@@ -175,6 +172,21 @@ class Track:
             f"<tr><th>{escape(name)}</th><td>{_short(value)}</td></tr>" for name, value in self.values.items()
         )
         return f"<table><caption>track {self.track} of {escape(self._reduction.name)}</caption>{rows}</table>"
+
+
+def images_of(reduction: Any) -> Any:
+    """Return the node of the images that a reduction was made of.
+
+    Raises
+    ------
+    ReplayError
+        The catalogue does not hold them.
+    """
+    detector = _detector(reduction.metadata)
+    try:
+        return from_context(reduction.context)[RAW, reduction.uid, PRIMARY, str(detector["image"])]
+    except KeyError as error:
+        raise ReplayError(f"{reduction.name}: its images are not in the catalogue ({error})") from None
 
 
 def _detector(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
