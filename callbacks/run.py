@@ -509,7 +509,12 @@ class RunReduction:
             if detector.followed is not None
         }
         try:
-            return self.archive.finish(status, attributes, of_each)
+            shapes = {
+                attempt: detector.shape
+                for attempt, detector in zip(self.archive.attempts, self._detectors, strict=True)
+                if detector.shape is not None
+            }
+            return self.archive.finish(status, attributes, of_each, shapes)
         except (HedmLiveError, OSError) as error:
             self._lose_archive(self.archive, error)
             return {}

@@ -5,13 +5,15 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from tiled.client.container import Container
 
 from ..streaming import SettingsError
-from .layout import SUMMARY, attempt_key
+from .layout import MAX_PROJECTION, REDUCTION_UID, SUMMARY, attempt_key
 from .live import LiveBatch, Subscription, follow
 from .runs_compare import Comparison, compare
+from .runs_results import Result, ResultList, results_of
 from .runs_track import Track
 
 
@@ -129,6 +131,33 @@ class ReductionView(Container):
         """
         return Subscription(self.reduction, table, on_batch)
 
+    def pixels(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
+        """Return lit pixels, such as ``pixels(frame=12)``; served where the archive is, and so after the reduction."""
+        return self.query("pixels", columns, **criteria)
+
+    def max_projection(self) -> np.ndarray:
+        """Return the largest raw count of each pixel among the frames in which it was lit, shape (rows, columns).
+
+        0 where it never was. It is there when the reduction is over.
+
+        Raises
+        ------
+        SettingsError
+            It is not there yet, or the reduction was made before there was one.
+        """
+        reduction = self.reduction
+        if MAX_PROJECTION not in reduction:
+            raise SettingsError(
+                f"{reduction.name}: has no {MAX_PROJECTION}; wanted a reduction that is over, of this version or newer"
+            )
+        return np.asarray(reduction[MAX_PROJECTION][:])
+
+    @property
+    def results(self) -> ResultList:
+        """What reconstructions made of it: of a run all, of a reduction those that were made from it."""
+        reduction_uid = self.metadata.get(REDUCTION_UID)
+        return results_of(self.context, self.uid, **({REDUCTION_UID: reduction_uid} if reduction_uid else {}))
+
     def track(self, track: int) -> Track:
         """Return one closed track, to be asked for its rocking curve, its sinogram and its raw frames.
 
@@ -148,13 +177,15 @@ class ReductionView(Container):
         found = self.tracks(["track", "omega", "row", "col", "sum_intensity"])
         return found.sort_by([("sum_intensity", "descending")]).slice(0, n)
 
-    def compare(self, other: "ReductionView", *, pixels: float = 1.0, degrees: float | None = None) -> Comparison:
+    def compare(
+        self, other: "ReductionView | Result", *, pixels: float = 1.0, degrees: float | None = None
+    ) -> Comparison:
         """Return how another reduction differs from this one: recipe, counts, tracks moved, lost and new.
 
         Parameters
         ----------
         other
-            A reduction, or a run for its newest one.
+            A reduction, a run for its newest one, or a result for that which it was made from.
         pixels
             Tracks further apart than this are not the same one, in px.
         degrees

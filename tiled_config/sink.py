@@ -205,6 +205,11 @@ class TiledSink:
         """Return the node of a table."""
         return self._table(name)
 
+    @property
+    def client(self) -> Any:
+        """Client of the root of the catalogue."""
+        return self._client
+
     def has_run(self, uid: str) -> bool:
         """Tell whether the run itself is stored whole, up to its stop document."""
         with _translated(f"run {uid}"):
