@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from hedmlive.streaming import TABLES
-from hedmlive.tiled_config import EmbeddedServer, TiledSink, connect, disconnect
+from hedmlive.tiled_config import Annulus, EmbeddedServer, TiledSink, connect, disconnect
 
 PEAKS_A_FRAME = 5000
 BATCH_ROWS = 500_000
 REPEATS = 5
 PEAKS = TABLES["peaks"]
+RING = Annulus(row=1000, col=1000, inner=800, outer=800.5)
 
 
 def batch(first: int, n: int, n_frames: int) -> dict[str, np.ndarray]:
@@ -63,6 +64,8 @@ def main(n_peaks: int) -> None:
             "1 frame": lambda: table.query(frame=n_frames // 2),
             "10 degrees, brightest": lambda: table.query(few, omega=(90, 100), min_intensity=50_000),
             "whole turn, brightest": lambda: table.query(few, min_intensity=1_000_000),
+            "whole turn, largest": lambda: table.query(few, min_n_pixels=1999, n_maxima=(None, 100)),
+            "a narrow ring": lambda: table.query(few, annuli=[RING]),
         }
         for name, ask in queries.items():
             seconds, rows = timed(ask)

@@ -3,6 +3,7 @@
 from .client import CLIENTS, catalogue, connect, disconnect, latest_reduction, read_table, tables_of
 from .formats import SPARSE_FRAMES, register_consolidators
 from .layout import SPECS, ensure_root, table_identity
+from .queries import Annulus
 from .runs import Runs
 from .server import EmbeddedServer, serve, server_configuration
 from .settings import ServeSettings, read_serve_settings
@@ -12,6 +13,7 @@ __all__ = [
     "CLIENTS",
     "SPARSE_FRAMES",
     "SPECS",
+    "Annulus",
     "EmbeddedServer",
     "Runs",
     "ServeSettings",

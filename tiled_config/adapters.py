@@ -30,7 +30,7 @@ from ..streaming import SettingsError
 from .archives_tables import refuse_strays
 from .layout import SQL_PREFIX, table_identity
 from .queries import RowQuery
-from .tables_sql import index_statement, select_rows
+from .tables_sql import index_statements, select_rows
 
 _LOCK = threading.RLock()
 """One for the process: SQLite gives "database is locked", and DuckDB crashes, when two threads are inside."""
@@ -117,10 +117,10 @@ def _make_indexes(storage: Any, data_source: DataSource[TableStructure]) -> None
     statements = (
         f'CREATE UNIQUE INDEX IF NOT EXISTS "{name}_identity" ON "{name}"(_dataset_id, {columns})',
         f'CREATE INDEX IF NOT EXISTS "{name}_partition" ON "{name}"(_dataset_id, _partition_id)',
-        index_statement(name, schema.names, storage.dialect),
+        *index_statements(name, schema.names, storage.dialect),
     )
     with closing(storage.connect()) as connection:
-        for statement in filter(None, statements):
+        for statement in statements:
             with connection.cursor() as cursor:
                 cursor.execute(statement)
         connection.commit()

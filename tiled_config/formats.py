@@ -9,6 +9,12 @@ ARCHIVE_TABLE = "application/x-hedm-table+hdf5"
 SQL_TABLE = "application/x-tiled-sql-table"
 """Tiled's mimetype of tables that rows can be appended to."""
 
+RAW_FRAMES = "application/x-ge-raw"
+"""Frames of plain counts behind a header, as the GE detectors of APS 1-ID write them."""
+
+RESOURCE_SPECS = {"AD_GE": RAW_FRAMES}
+"""Mimetypes of the older Resource documents that bluesky-tiled-plugins does not know, by their spec."""
+
 HDF5 = "application/x-hdf5"
 """Frames in a dataset of an HDF5 file."""
 
@@ -23,6 +29,7 @@ def can_register(mimetype: str) -> bool:
     """Tell whether a StreamResource of this mimetype can become an array of a catalogue."""
     from bluesky_tiled_plugins.writing.consolidators import CONSOLIDATOR_REGISTRY
 
+    register_consolidators()
     return mimetype in CONSOLIDATOR_REGISTRY
 
 
@@ -34,6 +41,7 @@ def register_consolidators() -> None:
     # Imported here because it costs a second, and only who writes runs needs it.
     from bluesky_tiled_plugins.writing.consolidators import CONSOLIDATOR_REGISTRY
 
-    from .consolidators import SparseFramesConsolidator
+    from .consolidators import RawFramesConsolidator, SparseFramesConsolidator
 
     CONSOLIDATOR_REGISTRY[SPARSE_FRAMES] = SparseFramesConsolidator
+    CONSOLIDATOR_REGISTRY[RAW_FRAMES] = RawFramesConsolidator

@@ -44,6 +44,24 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Annulus:
+    """Where on the detector a wanted row lies: between two circles, both included."""
+
+    row: float
+    "Row of the centre, px."
+    col: float
+    "Column of the centre, px."
+    inner: float
+    "Radius of the inner circle, px."
+    outer: float
+    "Radius of the outer circle, px."
+
+    def encoded(self) -> str:
+        """Return it as it goes over the wire: centre, then radii, such as ``1023.5,1023.5,400.0,410.0``."""
+        return ",".join(repr(float(value)) for value in (self.row, self.col, self.inner, self.outer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowQuery:
     """A page of the rows of a table."""
 
@@ -53,6 +71,8 @@ class RowQuery:
     "The columns that identify a row; rows come in their order."
     conditions: tuple[Condition, ...] = ()
     "What the rows must be; all of it."
+    annuli: tuple[Annulus, ...] = ()
+    "If any, only rows that lie in one of these."
     pairs: tuple[tuple[int, ...], ...] | None = None
     "If not None, only rows whose `key` is one of these."
     after: tuple[int, ...] | None = None
@@ -140,6 +160,26 @@ def parse(text: str, types: Mapping[str, str], where: str) -> Condition:
     except ValueError:
         raise SettingsError(f"{where}: {column} {operator} {values[:100]!r} came; wanted {_WANTED[kind[0]]}") from None
     return Condition(column=column, operator=operator, values=typed)  # pyright: ignore[reportArgumentType]
+
+
+def parse_annulus(text: str, columns: Iterable[str], where: str) -> Annulus:
+    """Return the annulus that came over the wire, as `Annulus.encoded` gives it.
+
+    Raises
+    ------
+    SettingsError
+        It is none, or the table has no places on a detector.
+    """
+    if not {"row", "col"} <= set(columns):
+        raise SettingsError(f"{where}: an annulus came; wanted it of a table with row and col, peaks or tracks")
+    try:
+        row, col, inner, outer = map(float, text.split(","))
+    except ValueError:
+        row = math.nan
+        col = inner = outer = 0.0
+    if not all(map(math.isfinite, (row, col, inner, outer))) or not 0 <= inner <= outer:
+        raise SettingsError(f"{where}: annulus={text[:100]!r} came; wanted ROW,COL,INNER,OUTER in px")
+    return Annulus(row=row, col=col, inner=inner, outer=outer)
 
 
 _WANTED = {"f": "a number", "i": "a whole number of 64 bits at most", "b": "true or false, with in"}

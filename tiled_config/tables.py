@@ -10,7 +10,7 @@ from tiled.client.utils import ClientError, handle_error, retry_context
 
 from ..streaming import ReplayError, SettingsError
 from .layout import BATCH, table_identity
-from .queries import TRACK, check_columns, conditions_of
+from .queries import TRACK, Annulus, check_columns, conditions_of
 
 _NEXT = "x-hedmlive-next"
 
@@ -18,7 +18,14 @@ _NEXT = "x-hedmlive-next"
 class ReducedTable(DataFrameClient):
     """A table of a reduction, such as ``peaks``; Tiled's own table client, which can also `query`."""
 
-    def query(self, columns: Iterable[str] | None = None, *, limit: int | None = None, **criteria: Any) -> pa.Table:
+    def query(
+        self,
+        columns: Iterable[str] | None = None,
+        *,
+        limit: int | None = None,
+        annuli: Iterable[Annulus] = (),
+        **criteria: Any,
+    ) -> pa.Table:
         """Return the rows that fulfil all criteria, in the order of the columns that identify a row.
 
         Parameters
@@ -27,6 +34,8 @@ class ReducedTable(DataFrameClient):
             The columns wanted; all but ``batch`` if None.
         limit
             How many rows to give at most.
+        annuli
+            If any, only rows whose ``row`` and ``col`` lie in one of these.
         **criteria
             ``column=(low, high)`` with both ends included and None for an open one, ``column=value``,
             ``column=[values]``, ``min_column=value``, ``max_column=value``. ``intensity`` stands for ``sum_intensity``.
@@ -37,10 +46,15 @@ class ReducedTable(DataFrameClient):
         SettingsError
             There is no such column, or the range is none.
         """
-        return pa.concat_tables(self.pages(columns, limit=limit, **criteria))
+        return pa.concat_tables(self.pages(columns, limit=limit, annuli=annuli, **criteria))
 
     def pages(
-        self, columns: Iterable[str] | None = None, *, limit: int | None = None, **criteria: Any
+        self,
+        columns: Iterable[str] | None = None,
+        *,
+        limit: int | None = None,
+        annuli: Iterable[Annulus] = (),
+        **criteria: Any,
     ) -> Iterator[pa.Table]:
         """Give what `query` returns piece by piece, for results that memory could not hold; at least one, even empty.
 
@@ -55,7 +69,8 @@ class ReducedTable(DataFrameClient):
         where = [each.encoded() for each in conditions_of(criteria, [each for each in known if each != BATCH], name)]
         if limit is not None and limit < 0:
             raise SettingsError(f"{name}: limit={limit} came; wanted 0 or more")
-        return self._pages({"column": list(wanted), "where": where}, limit)
+        inside = [each.encoded() for each in annuli]
+        return self._pages({"column": list(wanted), "where": where, "annulus": inside}, limit)
 
     def since(self, batch: int) -> tuple[pa.Table, bool]:
         """Return the rows of an append and of those after it, with the column ``batch``, no append in part.

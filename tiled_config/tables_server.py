@@ -9,6 +9,7 @@ there where rows are left: send it back as ``after``. Who may read the table may
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -29,13 +30,16 @@ from tiled.structures.core import StructureFamily
 
 from ..streaming import SettingsError
 from .layout import table_identity
-from .queries import TRACK, Condition, RowQuery, check_columns, parse
+from .queries import TRACK, Condition, RowQuery, check_columns, parse, parse_annulus
 
 PAGE_ROWS = 200_000
 """Rows of an answer at most."""
 
 PAGE_BYTES = 32 << 20
 """Bytes of an answer at most."""
+
+MOST_ANNULI = 100
+"""Rings that can be asked for at once."""
 
 MOST_PEAKS = 20_000
 """Peaks that can be asked for by their tracks at once."""
@@ -85,6 +89,7 @@ async def rows(
     asker: Annotated[_Asker, Depends()],
     column: Annotated[list[str] | None, Query()] = None,
     where: Annotated[list[str] | None, Query()] = None,
+    annulus: Annotated[list[str] | None, Query(max_length=MOST_ANNULI)] = None,
     after: Annotated[str | None, Query()] = None,
     limit: Annotated[int, Query(ge=1)] = PAGE_ROWS,
 ) -> Response:
@@ -101,6 +106,7 @@ async def rows(
             columns=check_columns(column, list(types), name),
             key=_key(schema, name),
             conditions=tuple(each for each in conditions if each.column in types),
+            annuli=tuple(parse_annulus(text, types, name) for text in annulus or ()),
             limit=limit,
         )
         wanted = _paged(wanted, after, schema)
@@ -125,7 +131,7 @@ def select(adapter: Any, wanted: RowQuery) -> tuple[pa.Table, tuple[int, ...] | 
 def select_from_partitions(adapter: Adapter[Any], wanted: RowQuery) -> tuple[pa.Table, tuple[int, ...] | None]:
     """Return what `select` does from any table of Tiled: of its columns only those needed are read, part by part."""
     schema: pa.Schema = adapter.structure().arrow_schema_decoded
-    asked = {*wanted.key, *(each.column for each in wanted.conditions)}
+    asked = {*wanted.key, *(each.column for each in wanted.conditions), *(("row", "col") if wanted.annuli else ())}
     keys, parts, places = [], [], []
     for part in range(adapter.structure().npartitions):
         columns = _read(adapter, part, asked)
@@ -161,6 +167,13 @@ def _fulfil(columns: Mapping[str, np.ndarray], wanted: RowQuery) -> np.ndarray:
             good &= np.isin(values, np.asarray(each.values, values.dtype))
         else:
             good &= values >= each.values[0] if each.operator == "ge" else values <= each.values[0]
+    if wanted.annuli:
+        inside = np.zeros(len(good), np.bool_)
+        for each in wanted.annuli:
+            rows, cols = columns["row"] - each.row, columns["col"] - each.col
+            square = rows * rows + cols * cols
+            inside |= (square >= each.inner**2) & (square <= each.outer**2)
+        good &= inside
     if wanted.after is not None:
         behind = np.zeros(len(good), np.bool_)
         # From the last column on: larger here, or equal and larger behind.
@@ -182,14 +195,7 @@ def _of_tracks(wanted: RowQuery, tracks: tuple[Condition, ...], members: Any) ->
     if more is not None:
         raise SettingsError(f"peaks: tracks of more than {MOST_PEAKS} peaks were asked for; ask for fewer at once")
     pairs = zip(*(found[name].to_pylist() for name in wanted.key), strict=True)
-    return RowQuery(
-        columns=wanted.columns,
-        key=wanted.key,
-        conditions=wanted.conditions,
-        pairs=tuple(sorted(set(pairs))),
-        after=wanted.after,
-        limit=wanted.limit,
-    )
+    return replace(wanted, pairs=tuple(sorted(set(pairs))))
 
 
 def _paged(wanted: RowQuery, after: str | None, schema: pa.Schema) -> RowQuery:
@@ -203,7 +209,7 @@ def _paged(wanted: RowQuery, after: str | None, schema: pa.Schema) -> RowQuery:
             key = ()
         if len(key) != len(wanted.key) or any(abs(part) >= 2**63 for part in key):
             raise SettingsError(f"after={after[:100]!r} came; wanted whole numbers for {', '.join(wanted.key)}")
-    return RowQuery(columns=wanted.columns, key=wanted.key, conditions=wanted.conditions, after=key, limit=limit)
+    return replace(wanted, after=key, limit=limit)
 
 
 def _key(schema: pa.Schema, name: str) -> tuple[str, ...]:

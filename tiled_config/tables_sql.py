@@ -1,33 +1,47 @@
 """Pages of rows of our SQL tables: filtered and put in order by the database, on SQLite, DuckDB and PostgreSQL.
 
 A statement holds names of columns that the table has, whole numbers, and places for values, which are bound. What an
-index finds costs what its rows cost. Walking a table of many million rows takes seconds, so that it is done in windows,
-between which others get the lock; `benchmarks/queries.py` measures both.
+index finds costs what its rows cost: there is one of the key, one of omega, and one of the intensity. What no index
+finds is looked for in the order of storage, which is seven times faster than in the order of the key, and put in order
+when it is found. SQLite does that in windows, between which others get the lock; `benchmarks/queries.py` measures it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import pyarrow as pa
 
-from .queries import Condition, RowQuery
+from .queries import Annulus, Condition, RowQuery
 
-INDEXED = "omega"
+OMEGA = "omega"
 """The column, beside the key, that tables have an index of."""
 
+INTENSITY = "sum_intensity"
+"""The column that tables have an index of the size of."""
+
+LEVELS = tuple(float(f"{first}e{power}") for power in range(4, 9) for first in (1, 3))
+"""Sizes of an intensity, in counts. An index of the intensity itself would be written all over with each append; of few
+sizes each grows at its end. What is fainter than the first is in no index: with it, appending took 25 % longer."""
+
 WINDOW = 500_000
-"""Rows that SQLite looks at before it lets go of the lock: half a second."""
+"""Rows in the order of their key that SQLite looks at before it lets go of the lock: a quarter of a second."""
 
 MOST_WINDOWS = 4
 """Windows looked at for one page; a page may come with few rows, and say where to go on."""
 
+SCANNED = 3_000_000
+"""Rows in the order of storage that SQLite looks at before it lets go of the lock: a quarter of a second."""
+
 FEW = 200_000
-"""So many rows at most are found by the index and then put in order; more are walked in order from the start."""
+"""So many rows at most are found in any order and then put in order; more are walked in order from the start."""
+
+LISTED = 500_000
+"""An index is gone through if it lists so many rows at most."""
 
 
-def index_statement(table: str, columns: Sequence[str], dialect: str) -> str | None:
-    """Return the statement that makes the index of a table's omega, if it has one and the database needs it.
+def index_statements(table: str, columns: Sequence[str], dialect: str) -> list[str]:
+    """Return the statements that make the indexes of a table's omega and intensity, as far as the database needs them.
 
     Parameters
     ----------
@@ -38,9 +52,14 @@ def index_statement(table: str, columns: Sequence[str], dialect: str) -> str | N
     dialect
         The kind of database. DuckDB scans columns faster than it looks them up.
     """
-    if INDEXED not in columns or dialect == "duckdb":
-        return None
-    return f'CREATE INDEX IF NOT EXISTS "{_index(table)}" ON "{table}"(_dataset_id, {INDEXED})'
+    if dialect == "duckdb":
+        return []
+    terms = {OMEGA: f"{OMEGA})", INTENSITY: f"({_level(dialect)})) WHERE {_BRIGHT}"}
+    return [
+        f'CREATE INDEX IF NOT EXISTS "{_index(table, column)}" ON "{table}"(_dataset_id, {term}'
+        for column, term in terms.items()
+        if column in columns
+    ]
 
 
 def select_rows(
@@ -65,6 +84,9 @@ def select_rows(
     return _Selection(adapter, wanted, lock).page()
 
 
+_BRIGHT = f"{INTENSITY} >= {LEVELS[0]!r}"
+
+
 class _Selection:
     """One page of one table."""
 
@@ -79,42 +101,107 @@ class _Selection:
         self._columns = tuple(dict.fromkeys((*wanted.key, *wanted.columns)))
 
     def page(self) -> tuple[pa.Table, tuple[int, ...] | None]:
+        wanted = self._wanted
+        found = self._few()
+        end = None
+        if found is None:
+            found, end = self._walked()
+        if len(found) <= wanted.limit:
+            return found, end
+        rows = found.slice(0, wanted.limit)
+        return rows, tuple(int(rows[name][-1].as_py()) for name in wanted.key)
+
+    def _few(self) -> pa.Table | None:
+        """Return all rows that are wanted, in order; None if they are many, or best looked for in their order."""
+        wanted = self._wanted
+        others = [*(each for each in wanted.conditions if each.column not in wanted.key), *wanted.annuli]
+        if not others or self._dialect == "duckdb" or wanted.pairs is not None or wanted.after is not None:
+            return None
+        index = self._index()
+        found: list[pa.Table] = []
+        room = FEW + 1
+        for first, end in self._row_windows() if index is None and self._dialect == "sqlite" else [(None, None)]:
+            statement = self._statement()
+            statement.rows(first, end)
+            found.append(self._fetch(statement, room, index=index))
+            room -= len(found[-1])
+            if room <= 0:
+                return None
+        rows = pa.concat_tables(found)
+        return rows.sort_by([(name, "ascending") for name in wanted.key])
+
+    def _index(self) -> tuple[str, str] | None:
+        """Return an index that lists few of the rows, and how it is asked for."""
+        lowest = [
+            each.values[0] for each in self._wanted.conditions if (each.column, each.operator) == (INTENSITY, "ge")
+        ]
+        size = sum(level <= max(lowest, default=0) for level in LEVELS)
+        omega = _Statement(self._dialect, self._dataset)
+        omega.add([each for each in self._wanted.conditions if each.column == OMEGA], self._schema)
+        asked = {OMEGA: omega if omega.values else None, INTENSITY: self._bright(size) if size else None}
+        for column, statement in asked.items():
+            if statement is None or not self._has_index(column):
+                continue
+            inner = f'SELECT 1 FROM "{self._table}"{self._hint(column)} WHERE {statement.where} LIMIT {LISTED + 1}'
+            count = self._ask(f"SELECT count(*) AS n FROM ({inner}) AS listed", statement.values)["n"][0].as_py()
+            if int(count) <= LISTED:
+                return column, statement.last
+        return None
+
+    def _bright(self, size: int) -> "_Statement":
+        statement = _Statement(self._dialect, self._dataset)
+        # Both word by word as in the index, which is not found otherwise.
+        statement.also(f"{_BRIGHT} AND ({_level(self._dialect)}) >= {size}")
+        return statement
+
+    def _row_windows(self) -> Iterator[tuple[int, int]]:
+        """Give first and last place of storage of each window of this dataset, as SQLite counts them."""
+        ends: list[int] = []
+        for order in ("ASC", "DESC"):
+            sql = (
+                f'SELECT rowid AS n FROM "{self._table}" WHERE _dataset_id = {self._dataset} AND _partition_id = 0 '
+                f"ORDER BY _partition_id {order}, rowid {order} LIMIT 1"
+            )
+            ends += [int(each.as_py()) for each in self._ask(sql, [])["n"]]
+        if ends:
+            for first in range(ends[0], ends[1] + 1, SCANNED):
+                yield first, min(first + SCANNED - 1, ends[1])
+
+    def _walked(self) -> tuple[pa.Table, tuple[int, ...] | None]:
+        """Return rows in the order of their key, and where to go on if not all windows were looked at."""
         wanted, room = self._wanted, self._wanted.limit + 1
-        by_index = self._few_by_index()
-        walks = self._dialect == "sqlite" and not by_index and wanted.pairs is None
+        walks = self._dialect == "sqlite" and wanted.pairs is None
         found: list[pa.Table] = []
         after, end = wanted.after, None
         for _ in range(MOST_WINDOWS if walks else 1):
             end = self._window_end(after) if walks else None
-            found.append(self._fetch(after, end, room, by_index=by_index))
+            statement = self._statement()
+            statement.beyond(wanted.key, ">", after)
+            statement.beyond(wanted.key, "<=", end)
+            found.append(self._fetch(statement, room, order=f"ORDER BY {_names(wanted.key)}"))
             room -= len(found[-1])
             if end is None or room <= 0:
                 break
             after = end
-        rows = pa.concat_tables(found)
-        if len(rows) <= wanted.limit:
-            return rows, end
-        rows = rows.slice(0, wanted.limit)
-        return rows, tuple(int(rows[name][-1].as_py()) for name in wanted.key)
+        return pa.concat_tables(found), end
 
-    def _few_by_index(self) -> bool:
-        """Return whether the index of omega leads to few rows."""
-        own = [each for each in self._wanted.conditions if each.column == INDEXED]
-        if not own or self._dialect == "duckdb" or self._wanted.pairs is not None or not self._has_index():
-            return False
+    def _statement(self) -> "_Statement":
+        """Return what all rows must be that are wanted."""
         statement = _Statement(self._dialect, self._dataset)
-        statement.add(own, self._schema)
-        inner = f'SELECT 1 FROM "{self._table}"{self._hint()} WHERE {statement.where} LIMIT {FEW + 1}'
-        return int(self._ask(f"SELECT count(*) AS n FROM ({inner}) AS chosen", statement.values)["n"][0].as_py()) <= FEW
+        statement.add(self._wanted.conditions, self._schema)
+        statement.inside(self._wanted.annuli)
+        if self._wanted.pairs is not None:
+            statement.among(self._wanted.key, self._wanted.pairs)
+        return statement
 
-    def _has_index(self) -> bool:
+    def _has_index(self, column: str) -> bool:
         # One of an older catalogue gets it with its next reduction.
-        names, column = ("sqlite_master", "name") if self._dialect == "sqlite" else ("pg_indexes", "indexname")
+        names, name = ("sqlite_master", "name") if self._dialect == "sqlite" else ("pg_indexes", "indexname")
         place = _place(self._dialect, 1)
-        return len(self._ask(f"SELECT 1 AS n FROM {names} WHERE {column} = {place}", [_index(self._table)])) > 0
+        return len(self._ask(f"SELECT 1 AS n FROM {names} WHERE {name} = {place}", [_index(self._table, column)])) > 0
 
-    def _hint(self) -> str:
-        return f' INDEXED BY "{_index(self._table)}"' if self._dialect == "sqlite" else ""
+    def _hint(self, column: str) -> str:
+        return f' INDEXED BY "{_index(self._table, column)}"' if self._dialect == "sqlite" else ""
 
     def _window_end(self, after: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Return the key of the row so many rows further on; None if there are fewer."""
@@ -127,19 +214,19 @@ class _Selection:
         return tuple(int(column[0].as_py()) for column in found.columns) if len(found) else None
 
     def _fetch(
-        self, after: tuple[int, ...] | None, end: tuple[int, ...] | None, limit: int, *, by_index: bool
+        self, statement: "_Statement", limit: int, *, order: str = "", index: tuple[str, str] | None = None
     ) -> pa.Table:
-        statement = _Statement(self._dialect, self._dataset)
-        statement.add(self._wanted.conditions, self._schema)
-        statement.beyond(self._wanted.key, ">", after)
-        statement.beyond(self._wanted.key, "<=", end)
-        if self._wanted.pairs is not None:
-            statement.among(self._wanted.key, self._wanted.pairs)
-        columns, order = _names(self._columns), f"ORDER BY {_names(self._wanted.key)} LIMIT {limit}"
-        chosen = f'SELECT {columns} FROM "{self._table}"{self._hint() if by_index else ""} WHERE {statement.where}'
-        # Else PostgreSQL might walk all rows in their order, in the hope of soon having met enough.
-        fenced = by_index and self._dialect == "postgresql"
-        sql = f"WITH chosen AS MATERIALIZED ({chosen}) SELECT * FROM chosen {order}" if fenced else f"{chosen} {order}"
+        hint = ""
+        if index is not None:
+            hint = self._hint(index[0])
+            if index[0] == INTENSITY:
+                # Nothing else in the statement shows that this index helps.
+                statement.also(index[1])
+        # The key's own index would lead through all rows, one by one, where none of the others helps.
+        elif not order and self._dialect == "sqlite":
+            hint = " NOT INDEXED"
+        columns = _names(self._columns)
+        sql = f'SELECT {columns} FROM "{self._table}"{hint} WHERE {statement.where} {order} LIMIT {limit}'
         found = self._ask(sql, statement.values)
         # Databases store in coarser types, and names in small letters.
         target = pa.schema([self._schema.field(name) for name in self._columns])
@@ -178,6 +265,34 @@ class _Statement:
                 # To DuckDB and PostgreSQL NaN is larger than all numbers.
                 self._parts.append(f"{name} <= {self._value(float('inf'), kind)}")
 
+    def inside(self, annuli: Sequence[Annulus]) -> None:
+        """Say that the place on the detector lies in one of some annuli; a row whose place is not known does not."""
+        if not annuli:
+            return
+        parts: list[str] = []
+        for each in annuli:
+            # Term by term, so that values are bound in the order of their places.
+            square = " + ".join(
+                f"({_name(name)} - {self._bound(at)}) * ({_name(name)} - {self._bound(at)})"
+                for name, at in (("row", each.row), ("col", each.col))
+            )
+            parts.append(f"{square} BETWEEN {self._bound(each.inner**2)} AND {self._bound(each.outer**2)}")
+        self._parts.append(f"({' OR '.join(parts)})")
+
+    def rows(self, first: int | None, end: int | None) -> None:
+        """Say where in the storage of SQLite the rows lie."""
+        if first is not None and end is not None:
+            self._parts.append(f"rowid BETWEEN {first} AND {end}")
+
+    def also(self, part: str) -> None:
+        """Say one thing more, in SQL without values."""
+        self._parts.append(part)
+
+    @property
+    def last(self) -> str:
+        """What was said last."""
+        return self._parts[-1]
+
     def beyond(self, key: Sequence[str], sign: str, value: tuple[int, ...] | None) -> None:
         if value is not None:
             self._parts.append(f"({_names(key)}) {sign} ({', '.join(str(int(each)) for each in value)})")
@@ -189,6 +304,9 @@ class _Statement:
     def _value(self, value: Any, kind: pa.DataType) -> str:
         if pa.types.is_boolean(kind):
             return "TRUE" if value else "FALSE"
+        return self._bound(value)
+
+    def _bound(self, value: Any) -> str:
         self.values.append(value)
         return _place(self._dialect, len(self.values))
 
@@ -206,5 +324,11 @@ def _names(columns: Sequence[str]) -> str:
     return ", ".join(map(_name, columns))
 
 
-def _index(table: str) -> str:
-    return f"{table}_omega"
+def _level(dialect: str) -> str:
+    """Return how many of the `LEVELS` an intensity reaches, in SQL."""
+    number = "::int" if dialect == "postgresql" else ""
+    return " + ".join(f"({INTENSITY} >= {level!r}){number}" for level in LEVELS)
+
+
+def _index(table: str, column: str) -> str:
+    return f"{table}_{column}"

@@ -21,7 +21,16 @@ from hedmlive.streaming import Column, SettingsError, Table
 from hedmlive.tiled_config import tables_sql
 from hedmlive.tiled_config.adapters import LockedSQLAdapter
 from hedmlive.tiled_config.layout import sql_table_name, table_schema
-from hedmlive.tiled_config.queries import MOST_VALUES, Condition, RowQuery, check_columns, conditions_of, parse
+from hedmlive.tiled_config.queries import (
+    MOST_VALUES,
+    Annulus,
+    Condition,
+    RowQuery,
+    check_columns,
+    conditions_of,
+    parse,
+    parse_annulus,
+)
 from hedmlive.tiled_config.tables_server import select, select_from_partitions
 
 COLUMNS = ("batch", "frame", "peak", "omega", "Weight", "on_edge", "sum_intensity", "max_intensity")
@@ -116,6 +125,21 @@ def test_what_is_no_condition_is_refused(text):
         parse(text, TYPES, "t")
 
 
+@given(st.lists(st.floats(0, 1e4), min_size=4, max_size=4))
+def test_an_annulus_comes_through_exactly(numbers: list[float]):
+    row, col, *radii = numbers
+    sent = Annulus(row=row, col=col, inner=min(radii), outer=max(radii))
+    assert parse_annulus(sent.encoded(), ("row", "col"), "t") == sent
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,4,3", "1,2,-1,3", "1,2,0,nan", "1,2,0,inf", "a,2,0,1", "1,2,0,1,5"])
+def test_what_is_no_annulus_is_refused(text):
+    with pytest.raises(SettingsError, match=r"^t: .*wanted ROW,COL,INNER,OUTER in px"):
+        parse_annulus(text, ("row", "col"), "t")
+    with pytest.raises(SettingsError, match="wanted it of a table with row and col"):
+        parse_annulus("1,2,0,1", ("frame",), "t")
+
+
 # ---------------------------------------------------------------- what the databases make of it
 
 KEY = ("frame", "peak")
@@ -126,11 +150,15 @@ TABLE = Table(
     key=KEY,
     columns=tuple(
         Column(name=name, dtype=dtype, unit="", meaning="")
-        for name, dtype in (("frame", "<i8"), ("peak", "<i4"), ("omega", "<f8"), ("Weight", "<f8"), ("on_edge", "|b1"))
+        for name, dtype in (
+            ("frame", "<i8"), ("peak", "<i4"), ("omega", "<f8"), ("Weight", "<f8"), ("on_edge", "|b1"),
+            ("sum_intensity", "<f8"), ("row", "<f8"), ("col", "<f8"),
+        )
     ),
-)
+)  # fmt: skip
 FEW = settings(max_examples=40)  # each asks a database
 NUMBER = st.sampled_from([-math.inf, -1.0, 0.0, 0.1, 0.1 + 0.2, 2.0, 3.5, math.inf])
+COUNTS = st.sampled_from([-math.inf, -1.0, 99.0, 9e3, 1e4, 10001.0, 29999.0, 3e4, 4e8, 1e9, math.inf])
 
 
 def made_rows() -> pd.DataFrame:
@@ -144,6 +172,9 @@ def made_rows() -> pd.DataFrame:
             "omega": np.repeat(np.round(np.arange(12) * 0.5, 1), 5),
             "Weight": special[rng.integers(0, len(special), N)],
             "on_edge": rng.random(N) < 0.5,
+            "sum_intensity": np.array([*special[:3], 99.9, 1e4, 3e4, 1e5, 3e8, 5e8, -5.0])[rng.integers(0, 10, N)],
+            "row": np.where(rng.random(N) < 0.1, math.nan, np.round(rng.uniform(0, 10, N), 1)),
+            "col": np.round(rng.uniform(0, 10, N), 1),
         }
     )
     return rows.sample(frac=1, random_state=1).reset_index(drop=True)
@@ -197,8 +228,12 @@ def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     storage.dispose()
 
 
-def naive(conditions: list[Condition]) -> pd.DataFrame:
+def naive(conditions: list[Condition], annuli: tuple[Annulus, ...] = ()) -> pd.DataFrame:
     rows = ROWS.sort_values(list(KEY))
+    if annuli:
+        rows = rows[
+            [any(_inside(row, col, each) for each in annuli) for row, col in zip(rows["row"], rows["col"], strict=True)]
+        ]
     for each in conditions:
         values = rows[each.column]
         if each.operator == "in":
@@ -206,6 +241,11 @@ def naive(conditions: list[Condition]) -> pd.DataFrame:
         else:
             rows = rows[values >= each.values[0] if each.operator == "ge" else values <= each.values[0]]
     return rows
+
+
+def _inside(row: float, col: float, ring: Annulus) -> bool:
+    square = (row - ring.row) * (row - ring.row) + (col - ring.col) * (col - ring.col)
+    return ring.inner * ring.inner <= square <= ring.outer * ring.outer
 
 
 def pages(adapter: Any, limit: int, **wanted: Any) -> list[pa.Table]:
@@ -220,9 +260,9 @@ def pages(adapter: Any, limit: int, **wanted: Any) -> list[pa.Table]:
         assert len(found) <= N + 10
 
 
-def check(adapter: Any, conditions: list[Condition], limit: int) -> None:
-    found = pa.concat_tables(pages(adapter, limit, conditions=tuple(conditions)))
-    expected = naive(conditions)
+def check(adapter: Any, conditions: list[Condition], limit: int, annuli: tuple[Annulus, ...] = ()) -> None:
+    found = pa.concat_tables(pages(adapter, limit, conditions=tuple(conditions), annuli=annuli))
+    expected = naive(conditions, annuli)
     for name in ROWS:
         np.testing.assert_array_equal(found[name].to_numpy(), expected[name].to_numpy())
         assert found[name].type.to_pandas_dtype() == ROWS[name].dtype.type
@@ -233,6 +273,10 @@ CONDITIONS = st.lists(
         st.builds(
             lambda column, operator, value: Condition(column=column, operator=operator, values=(value,)),
             st.sampled_from(["omega", "Weight"]), st.sampled_from(["ge", "le", "in"]), NUMBER,
+        ),
+        st.builds(
+            lambda operator, value: Condition(column="sum_intensity", operator=operator, values=(value,)),
+            st.sampled_from(["ge", "le"]), COUNTS,
         ),
         st.builds(
             lambda operator, value: Condition(column="frame", operator=operator, values=(value,)),
@@ -246,21 +290,43 @@ CONDITIONS = st.lists(
 )  # fmt: skip
 
 
-@FEW
-@given(conditions=CONDITIONS, limit=st.sampled_from([1, 7, 1000]))
-def test_rows_are_those_of_the_naive_filter_in_order(adapter: Any, conditions: list[Condition], limit: int):
-    check(adapter, conditions, limit)
+RINGS = st.lists(
+    st.builds(
+        lambda row, col, inner, width: Annulus(row=row, col=col, inner=inner, outer=inner + width),
+        st.sampled_from([0.0, 5.0, 4.9]), st.sampled_from([0.0, 5.0]), st.sampled_from([0.0, 0.1, 3.0]),
+        st.sampled_from([0.0, 1.0, 2.5]),
+    ),
+    max_size=2,
+).map(tuple)  # fmt: skip
 
 
 @FEW
-@given(conditions=CONDITIONS, limit=st.sampled_from([3, 1000]))
-def test_windows_and_indexes_change_nothing(adapter: Any, conditions: list[Condition], limit: int):
+@given(conditions=CONDITIONS, limit=st.sampled_from([1, 7, 1000]), annuli=RINGS)
+def test_rows_are_those_of_the_naive_filter_in_order(
+    adapter: Any, conditions: list[Condition], limit: int, annuli: tuple[Annulus, ...]
+):
+    check(adapter, conditions, limit, annuli)
+
+
+@FEW
+@given(
+    conditions=CONDITIONS,
+    limit=st.sampled_from([3, 1000]),
+    annuli=RINGS,
+    few=st.sampled_from([0, 4, 1000]),
+    listed=st.sampled_from([0, 20]),
+)
+def test_windows_and_indexes_change_nothing(
+    adapter: Any, conditions: list[Condition], limit: int, annuli: tuple[Annulus, ...], few: int, listed: int
+):
     with pytest.MonkeyPatch.context() as patch:
-        # With so few rows allowed, neither the index nor one window suffices.
-        patch.setattr(tables_sql, "FEW", 4)
+        # With so few rows allowed, neither an index nor one window suffices.
+        patch.setattr(tables_sql, "FEW", few)
+        patch.setattr(tables_sql, "LISTED", listed)
+        patch.setattr(tables_sql, "SCANNED", 7)
         patch.setattr(tables_sql, "WINDOW", 5)
         patch.setattr(tables_sql, "MOST_WINDOWS", 2)
-        check(adapter, conditions, limit)
+        check(adapter, conditions, limit, annuli)
 
 
 @FEW
