@@ -136,11 +136,12 @@ class HedmLive:
         self._told.append(callback)
 
     def wait(self, timeout: float | None = None) -> dict[str, RunResult]:
-        """Wait until every run that has stopped is reduced and published; return the results so far."""
+        """Wait until every run that has stopped is reduced and published; return the results so far, oldest run first."""
         deadline = None if timeout is None else time.monotonic() + timeout
         for run in list(self._runs.values()):
             run.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        return self.results
+        # They come as runs are done, which may be in another order.
+        return {uid: self.results[uid] for uid in self._runs if uid in self.results}
 
     wait_writer = wait
 
