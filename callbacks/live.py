@@ -136,7 +136,7 @@ class HedmLive:
         self._told.append(callback)
 
     def wait(self, timeout: float | None = None) -> dict[str, RunResult]:
-        """Wait until every run that has stopped is reduced and published; return the results so far, oldest run first."""
+        """Wait until every run that has stopped is reduced and published; return the results, oldest run first."""
         deadline = None if timeout is None else time.monotonic() + timeout
         for run in list(self._runs.values()):
             run.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
