@@ -78,6 +78,7 @@ class KeepingSink:
         self.tables: dict[str, list[Mapping[str, np.ndarray]]] = {}
         self.metadata: dict[str, Any] = {}
         self.documents: list[tuple[str, dict[str, Any]]] = []
+        self.projection: np.ndarray | None = None
 
     def open_reduction(
         self,
@@ -111,6 +112,11 @@ class KeepingSink:
         """Say more of the reduction."""
         self._answer()
         self.metadata |= metadata
+
+    def put_projection(self, image: np.ndarray) -> None:
+        """Keep the maximum projection."""
+        self._answer()
+        self.projection = image
 
     def close_reduction(self, metadata: Mapping[str, Any]) -> None:
         """Say that the reduction is over."""

@@ -19,6 +19,8 @@ from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from ..streaming import ArchiveError, BatchTooLarge, Columns, PublishError, SettingsError, Table
 from .external import ExternalDocuments
 from .problems import Problems
@@ -72,6 +74,10 @@ class ResultSink(Protocol):
 
     def update(self, metadata: Mapping[str, Any]) -> None:
         """Say more of a reduction that goes on."""
+        ...
+
+    def put_projection(self, image: np.ndarray) -> None:
+        """Store the maximum projection of a reduction that is over; a second time replaces it."""
         ...
 
     def close_reduction(self, metadata: Mapping[str, Any]) -> None:
@@ -404,7 +410,19 @@ class Publisher:
         progress = self._progress()
         said = {**final, "progress": progress} if progress else final
         for attempt in self._archive.attempts:
-            self._sink(attempt).close_reduction({**said, **self._archive.attributes(attempt)})
+            sink = self._sink(attempt)
+            self._send_projection(sink, attempt)
+            sink.close_reduction({**said, **self._archive.attributes(attempt)})
+
+    def _send_projection(self, sink: ResultSink, attempt: int) -> None:
+        image = self._archive.projection(attempt)
+        if image is None:
+            return
+        try:
+            sink.put_projection(image)
+        except PublishError as error:
+            # A picture: the reduction is published without it.
+            self._problems.add("publish", f"{error}; the maximum projection stays in the archive")
 
 
 class _RawPublisher:

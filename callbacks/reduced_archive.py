@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
-from ..streaming import ArchiveError, Batches, Columns, Recipe, digest, join, tables_with_roles
+from ..streaming import (
+    MAX_PROJECTION,
+    ArchiveError,
+    Batches,
+    Columns,
+    MaxProjection,
+    Recipe,
+    digest,
+    join,
+    tables_with_roles,
+)
 from .hdf5 import NotYet, abandon, check_room, dataset, open_growing, open_to_write, subgroup
 from .reduced_layout import (
     FORMAT,
-    MaxProjection,
     append_rows,
     attempt_name,
     copy_packed,
@@ -23,6 +33,7 @@ from .reduced_layout import (
     read_all,
     read_attributes,
     read_rows,
+    write_projection,
 )
 
 _FAILURES = (OSError, RuntimeError, ValueError, KeyError)
@@ -150,6 +161,12 @@ class ReducedArchive:
         """Return rows first to end (exclusive) of a table."""
         with self._lock:
             return read_rows(self._table(self._readable(), attempt, table), self.tables[table], first, end)
+
+    def projection(self, attempt: int) -> np.ndarray | None:
+        """Return the maximum projection of a finished reduction, shape (rows, columns); None if it has none."""
+        with self._lock:
+            group = subgroup(self._readable(), attempt_name(attempt))
+            return np.asarray(dataset(group, MAX_PROJECTION)[()]) if MAX_PROJECTION in group else None
 
     def finish(
         self,
@@ -335,4 +352,4 @@ def _write_last(
     for attempt, said in attributes.items():
         subgroup(file, attempt_name(attempt)).attrs.update(dict(said))
     for attempt, image in images.items():
-        image.write(subgroup(file, attempt_name(attempt)))
+        write_projection(subgroup(file, attempt_name(attempt)), image)

@@ -9,12 +9,11 @@ from uuid import uuid4
 import h5py
 import numpy as np
 
-from ..streaming import Column, Columns, Recipe, Table, tables_with_roles
+from ..streaming import MAX_PROJECTION, Column, Columns, MaxProjection, Recipe, Table, tables_with_roles
+from ..streaming.projection import MAX_PROJECTION_MEANING
 from .hdf5 import BITSHUFFLE, dataset, subgroup, write_rows
 
 FORMAT = "hedmlive-reduced-1"
-MAX_PROJECTION = "max_projection"
-"""Dataset of a finished reduction beside its tables."""
 _CHUNK = 1 << 12
 _READ_ROWS = 1 << 20
 
@@ -63,25 +62,10 @@ def _make_column(group: h5py.Group, column: Column) -> None:
         data.attrs["units"] = column.unit
 
 
-class MaxProjection:
-    """The largest raw count of each pixel among the frames in which it was part of a peak; 0 where it never was.
-
-    Made of the table of lit pixels: a pass over whole frames would cost as much as the search for peaks.
-    """
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.image = np.zeros(shape, np.float32)
-
-    def push(self, columns: Columns) -> None:
-        """Take in rows of the table ``pixels``."""
-        place = columns["row"].astype(np.intp) * self.image.shape[1] + columns["col"]
-        np.maximum.at(self.image.reshape(-1), place, columns["intensity"].astype(np.float32))
-
-    def write(self, group: h5py.Group) -> None:
-        """Write it into a reduction's group."""
-        data = group.create_dataset(MAX_PROJECTION, data=self.image, chunks=True, **BITSHUFFLE)
-        data.attrs["units"] = "counts"
-        data.attrs["meaning"] = "largest raw count of a pixel among the frames in which it is part of a peak, else 0"
+def write_projection(group: h5py.Group, projection: MaxProjection) -> None:
+    """Write a maximum projection into a reduction's group."""
+    data = group.create_dataset(MAX_PROJECTION, data=projection.image, chunks=True, **BITSHUFFLE)
+    data.attrs["units"], data.attrs["meaning"] = "counts", MAX_PROJECTION_MEANING
 
 
 def read_attributes(group: h5py.Group) -> dict[str, Any]:

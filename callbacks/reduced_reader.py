@@ -6,9 +6,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..streaming import ArchiveError, Columns, Table, digest, tables_with_roles
+from ..streaming import MAX_PROJECTION, ArchiveError, Columns, Table, digest, tables_with_roles
 from .hdf5 import NotYet, dataset, open_growing, subgroup
-from .reduced_layout import FORMAT, MAX_PROJECTION, attempt_name, count_rows, read_all, read_attributes, read_rows
+from .reduced_layout import FORMAT, attempt_name, count_rows, read_all, read_attributes, read_rows
 
 
 class ReducedArchiveReader:

@@ -200,6 +200,9 @@ def _publish_reductions(path: Path, sink: "TiledSink") -> bool:
             for name in tables:
                 batches_of(sink.table(name), place)
             if sink.metadata.get("status") == "running":
+                image = reader.max_projection(attempt)
+                if image is not None:
+                    sink.put_projection(image)
                 sink.close_reduction(place.attributes)
             said = f"{n_rows} rows" if n_rows else "is there already"
             console.print(f"{path.name}: {place.attributes['digest']}  reduction_{attempt:04d}: {said}", markup=False)

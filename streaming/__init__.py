@@ -22,6 +22,7 @@ from .link_rules import Candidates, Linkable, Reason, link_peaks
 from .linking import Ending, Linked, Linker, Position
 from .medians import RunningMedian, median_of
 from .peaks import PeakFinder, PeaksOfFrame
+from .projection import MAX_PROJECTION, MaxProjection
 from .recipe import RECIPES, Recipe
 from .reducer import Reducer
 from .tables import (
@@ -41,6 +42,7 @@ from .tracks import Tracker
 from .trajectory import VIRTUAL, Axis, FromPositions, InOrder, Planned, Trajectory
 
 __all__ = [
+    "MAX_PROJECTION",
     "OPEN_TRACKS",
     "PEAKS_FIT",
     "RECIPES",
@@ -74,6 +76,7 @@ __all__ = [
     "Linked",
     "Linker",
     "LitPixels",
+    "MaxProjection",
     "PeakFinder",
     "PeaksOfFrame",
     "Planned",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..streaming import HedmLiveError, Table
+from ..streaming import MAX_PROJECTION, HedmLiveError, Table
 from .archives_links import check_links
 from .archives_nodes import (
     Behind,
@@ -30,7 +30,7 @@ from .archives_nodes import (
     swap_table,
     without_rows,
 )
-from .layout import MAX_PROJECTION, REDUCED, SUMMARY, ensure_root
+from .layout import REDUCED, SUMMARY, ensure_root
 from .sink import LIVE_EVENTS, TiledSink
 from .summary import write_summary
 

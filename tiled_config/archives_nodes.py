@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
-from ..streaming import ArchiveError, Table
+from ..streaming import MAX_PROJECTION, ArchiveError, Table
 from .archives_links import open_archive
 from .formats import ARCHIVE_TABLE, HDF5, PARTITION_ROWS
 from .layout import (
     BATCH,
-    MAX_PROJECTION,
     REDUCED,
     REDUCTION_UID,
     RESULT_UID,
@@ -190,12 +189,11 @@ def register_projection(reduction: Any, place: Place) -> None:
             chunks=tuple((size,) for size in data.shape),
             dims=("row", "col"),
         )
-        meaning = str(data.attrs.get("meaning", ""))
     reduction.new(
         StructureFamily.array,
         [place.data_source(MAX_PROJECTION, structure)],
         key=MAX_PROJECTION,
-        metadata=projection_metadata(place.uid, meaning),
+        metadata=projection_metadata(place.uid),
         access_tags=inherited_tags(reduction),
     )
 

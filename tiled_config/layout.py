@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..streaming import Table
+from ..streaming.projection import MAX_PROJECTION_MEANING
 from .facility import SHARED_TAG
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ SPECS: dict[str, str] = {
     "solutions": "HEDMSolutions",
 }
 """Table name to the spec of its node."""
-
-MAX_PROJECTION = "max_projection"
-"""Key of the image of a reduction, and name of its dataset in the archive."""
 
 SQL_PREFIX = "hedm_"
 _IDENTITY = b"hedmlive.identity"
@@ -265,6 +263,6 @@ def table_metadata(uid: str, table: Table) -> dict[str, Any]:
     return {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": units}
 
 
-def projection_metadata(uid: str, meaning: str) -> dict[str, Any]:
-    """Return the metadata of the image of a reduction."""
-    return {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": "counts", "meaning": meaning}
+def projection_metadata(uid: str) -> dict[str, Any]:
+    """Return the metadata of the maximum projection of a reduction."""
+    return {"raw_run_uid": uid, "raw_path": f"/{RAW}/{uid}", "units": "counts", "meaning": MAX_PROJECTION_MEANING}

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from tiled.client.container import Container
 
-from ..streaming import SettingsError
-from .layout import MAX_PROJECTION, REDUCTION_UID, SUMMARY, attempt_key
+from ..streaming import MAX_PROJECTION, SettingsError
+from .layout import REDUCTION_UID, SUMMARY, attempt_key
 from .live import LiveBatch, Subscription, follow
 from .runs_compare import Comparison, compare
 from .runs_results import Result, ResultList, results_of

@@ -13,11 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from ..streaming import BatchTooLarge, Columns, PublishError, Table
+from ..streaming import MAX_PROJECTION, BatchTooLarge, Columns, PublishError, Table
 from .appending import APPEND_TYPE, packed
 from .client import catalogue, disconnect, limit_retries
 from .formats import ARCHIVE_TABLE, HDF5, can_register, register_consolidators
-from .layout import BATCH, RAW, REDUCED, ensure_attempt, ensure_root, ensure_table, run_tags
+from .layout import (
+    BATCH,
+    RAW,
+    REDUCED,
+    ensure_attempt,
+    ensure_root,
+    ensure_table,
+    inherited_tags,
+    projection_metadata,
+    run_tags,
+)
 from .settings import KEY_VARIABLE
 from .summary import write_summary
 
@@ -106,7 +116,9 @@ def _translated(what: str, *, refusals: tuple[int, ...] = ()) -> Generator[None]
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
         if code == _TOO_LARGE:
-            raise BatchTooLarge(f"{what}: refused with {code}, too large for the server or a proxy before it") from error
+            raise BatchTooLarge(
+                f"{what}: refused with {code}, too large for the server or a proxy before it"
+            ) from error
         if code in refusals:
             raise _Refusal(f"{what}: the server answered {code}") from error
         if code in _TRANSIENT or code >= httpx.codes.INTERNAL_SERVER_ERROR:
@@ -275,6 +287,27 @@ class TiledSink:
     def update(self, metadata: Mapping[str, Any]) -> None:
         """Merge into the reduction's metadata, without keeping what was there: for progress."""
         self._update(metadata, drop_revision=True)
+
+    def put_projection(self, image: np.ndarray) -> None:
+        """Store the maximum projection of the reduction, once for all attempts at it.
+
+        Raises
+        ------
+        PublishError, ConnectionError
+            As the module says.
+        """
+        reduction = self._reduction
+        with _translated(f"{MAX_PROJECTION} of {reduction.uri}"):
+            there = reduction.include_data_sources().get(MAX_PROJECTION)
+            if there is None:
+                metadata = projection_metadata(reduction.path_parts[-2])
+                tags = inherited_tags(reduction)
+                reduction.write_array(
+                    image, key=MAX_PROJECTION, metadata=metadata, dims=("row", "col"), access_tags=tags
+                )
+            elif all(source.mimetype != HDF5 for source in there.data_sources()):
+                # It may have been made, and not filled, when the connection broke.
+                there.write(image)
 
     def close_reduction(self, metadata: Mapping[str, Any]) -> None:
         """Merge the last metadata (status, digest) and tell subscribers that no row follows."""
