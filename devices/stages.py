@@ -1,14 +1,65 @@
 """Stages of a station. No PV and no name stands here: they come from the settings."""
 
 from collections.abc import Mapping
+from threading import Timer
 from typing import Any
 
 from ophyd import Component, Device, EpicsMotor, EpicsSignal, FormattedComponent, Signal
+from ophyd.status import MoveStatus
+from ophyd.status import wait as status_wait
+from ophyd.utils import DisconnectedError
 
 from ..streaming.errors import SettingsError
 
 
-class RotationStage(EpicsMotor):
+class Motor(EpicsMotor):
+    """A motor record. A move fails when its IOC is gone for long, where ophyd's own waits for ever for its end."""
+
+    lost_after = 10.0
+    "How long its IOC may be gone during a move [s]: one that is started again tells how the move ended."
+
+    def move(self, position: float, wait: bool = True, **kwargs: Any) -> MoveStatus:
+        """Move as ophyd's motors do; the status fails with DisconnectedError when the IOC is gone for `lost_after`."""
+        status: MoveStatus = super().move(position, wait=False, **kwargs)
+        watch = _Watch(self, status)
+        self.motor_done_move.subscribe(watch, event_type=Signal.SUB_META, run=False)
+        status.add_callback(lambda _: self.motor_done_move.unsubscribe(watch))
+        if wait:
+            try:
+                status_wait(status)
+            except KeyboardInterrupt:
+                self.stop()
+                raise
+        return status
+
+
+class _Watch:
+    """Ends the status of a move when the IOC has been gone for too long."""
+
+    def __init__(self, motor: Motor, status: MoveStatus) -> None:
+        self._motor, self._status = motor, status
+        self._timer: Timer | None = None
+
+    def __call__(self, *, connected: bool = True, **_: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not connected and not self._status.done:
+            self._timer = Timer(self._motor.lost_after, self._give_up)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _give_up(self) -> None:
+        motor = self._motor
+        if not self._status.done:
+            error = DisconnectedError(
+                f"motor {motor.name} ({motor.prefix}): its IOC is gone for {motor.lost_after:g} s in the middle of a move;"
+                " look where it stands before the next scan"
+            )
+            self._status.set_exception(error)
+
+
+class RotationStage(Motor):
     """The rotation of the sample, omega.
 
     An event holds the readback under the device's own name: it is the START of the interval that the frame beside it
@@ -67,5 +118,5 @@ def translation_class(distances: Mapping[str, str]) -> type[DetectorTranslation]
     distances
         Name of the distance, as L1, to the PV of the motor record.
     """
-    parts = {name: Component(EpicsMotor, pv) for name, pv in distances.items()}
+    parts = {name: Component(Motor, pv) for name, pv in distances.items()}
     return type("DetectorTranslation", (DetectorTranslation,), parts)

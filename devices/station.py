@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ophyd import Device, EpicsMotor
+from ophyd import Device
 
 from ..streaming.errors import SettingsError
 from .area_detector import HedmAreaDetector, area_detector_class
 from .fly_controller import PsoFlyController
 from .readings import MonochromatorEnergy, MonochromatorWithSetpoint, Sample, SampleOfSixPvs, ScalarReading
 from .shutter import Shutter
-from .stages import RotationStage, SweepingRotationStage, translation_class
+from .stages import Motor, RotationStage, SweepingRotationStage, translation_class
 from .station_settings import (
     AreaDetectorSettings,
     EnergySettings,
@@ -167,7 +167,7 @@ def make_station(
             states=shutter.states,
         ),
         fly_controller=None if fly is None else change(PsoFlyController)(fly.prefix, name=fly.name),
-        motors={name: change(EpicsMotor)(pv, name=name) for name, pv in checked.motors.items()},
+        motors={name: change(Motor)(pv, name=name) for name, pv in checked.motors.items()},
         detectors=tuple(_detector(each, change) for each in checked.all_detectors),
         roles=station_roles(checked),
     )

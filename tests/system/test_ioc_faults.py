@@ -12,6 +12,7 @@ import pytest
 from bluesky import RunEngine
 from bluesky.utils import Msg
 from ophyd import EpicsSignal
+from ophyd.utils import DisconnectedError
 
 from hedmlive.callbacks import HedmLive, Problem, RunResult, load_settings, open_source, process
 from hedmlive.devices import Station, make_station, step_scan
@@ -275,3 +276,21 @@ def test_an_ioc_that_is_gone_for_a_while(ioc: RunningIoc, station: Station, tmp_
     again = scanned(station, tmp_path / "again", steps(station))
     assert again.result.problems == ()
     assert again.result.progress.n_frames == N
+
+
+def test_an_ioc_that_goes_in_the_middle_of_a_move(
+    ioc: RunningIoc, station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotation = station.rotation
+    monkeypatch.setattr(type(rotation), "lost_after", 0.5)
+    ioc.fault("stuck", rotation.prefix)
+    status = rotation.set(rotation.position + 3.0)
+    ioc.fault("disconnect", 2.0)
+    with pytest.raises(DisconnectedError, match="is gone for 0.5 s in the middle of a move"):
+        status.wait(30)
+    for device in station.devices:
+        device.wait_for_connection(timeout=60)
+    ioc.fault("stuck", "")
+    rotation.stop()
+    rotation.set(0.0).wait(30)
+    assert rotation.position == 0.0
