@@ -53,8 +53,8 @@ class _Watch:
         motor = self._motor
         if not self._status.done:
             error = DisconnectedError(
-                f"motor {motor.name} ({motor.prefix}): its IOC is gone for {motor.lost_after:g} s in the middle of a move;"
-                " look where it stands before the next scan"
+                f"motor {motor.name} ({motor.prefix}): its IOC is gone for {motor.lost_after:g} s in the middle of a"
+                " move; look where it stands before the next scan"
             )
             self._status.set_exception(error)
 

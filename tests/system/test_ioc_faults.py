@@ -286,7 +286,7 @@ def test_an_ioc_that_goes_in_the_middle_of_a_move(
     ioc.fault("stuck", rotation.prefix)
     status = rotation.set(rotation.position + 3.0)
     ioc.fault("disconnect", 2.0)
-    with pytest.raises(DisconnectedError, match="is gone for 0.5 s in the middle of a move"):
+    with pytest.raises(DisconnectedError, match=r"is gone for 0\.5 s in the middle of a move"):
         status.wait(30)
     for device in station.devices:
         device.wait_for_connection(timeout=60)
