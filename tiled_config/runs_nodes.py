@@ -12,6 +12,7 @@ from tiled.client.container import Container
 from ..streaming import MAX_PROJECTION, SettingsError
 from .layout import REDUCTION_UID, SUMMARY, attempt_key
 from .live import LiveBatch, Subscription, follow
+from .rings import annuli_of
 from .runs_compare import Comparison, compare
 from .runs_results import Result, ResultList, results_of
 from .runs_track import Track
@@ -65,27 +66,53 @@ class ReductionView(Container):
         """The numbers that decided the reduction."""
         return dict(self.reduction.metadata.get("recipe", {}))
 
-    def query(self, table: str, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
+    def query(
+        self,
+        table: str,
+        columns: Iterable[str] | None = None,
+        *,
+        ring: int | Iterable[int] | None = None,
+        ring_width: float | None = None,
+        geometry: Mapping[str, Any] | None = None,
+        **criteria: Any,
+    ) -> pa.Table:
         """Return the rows of a table that fulfil all criteria, as `ReducedTable.query` says.
+
+        Parameters
+        ----------
+        table
+            Its name.
+        columns
+            The columns wanted; all but ``batch`` if None.
+        ring
+            Number of a ring of the powder pattern, the innermost 1, or several: only rows that lie there.
+        ring_width
+            Half the width of a ring, px; None takes what is nearer to it than to the next ones.
+        geometry
+            What `RingGeometry` needs and the run does not tell.
+        **criteria
+            What `ReducedTable.query` takes.
 
         Raises
         ------
         SettingsError
-            There is no such table or column, or the range is none.
+            There is no such table or column, the range is none, or the geometry of the rings is not known.
         """
         reduction = self.reduction
         try:
             node = reduction[table]
         except KeyError:
             raise SettingsError(f"{reduction.name}: table {table!r} came; wanted one of {sorted(reduction)}") from None
+        if ring is not None:
+            criteria["annuli"] = annuli_of(reduction, ring, geometry=geometry, width=ring_width)
         return node.query(columns, **criteria)
 
     def peaks(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
-        """Return peaks, such as ``peaks(omega=(10, 20), min_intensity=500)`` or ``peaks(track=5000012)``."""
+        """Return peaks, such as ``peaks(omega=(10, 20), min_intensity=9)``, ``peaks(ring=2)`` or ``peaks(track=5)``."""
         return self.query("peaks", columns, **criteria)
 
     def tracks(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:
-        """Return closed tracks, such as ``tracks(omega=(10, 20), min_n_frames=3)``."""
+        """Return closed tracks, such as ``tracks(omega=(10, 20), min_n_frames=3)`` or ``tracks(ring=2)``."""
         return self.query("tracks", columns, **criteria)
 
     def links(self, columns: Iterable[str] | None = None, **criteria: Any) -> pa.Table:

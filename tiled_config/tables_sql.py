@@ -261,8 +261,9 @@ class _Statement:
                 continue
             sign = {"ge": ">=", "le": "<="}[each.operator]
             self._parts.append(f"{name} {sign} {self._value(each.values[0], kind)}")
-            if each.operator == "ge" and pa.types.is_floating(kind):
-                # To DuckDB and PostgreSQL NaN is larger than all numbers.
+            if each.operator == "ge" and pa.types.is_floating(kind) and self._dialect != "sqlite":
+                # To DuckDB and PostgreSQL NaN is larger than all numbers. SQLite keeps none, and of two upper ends would
+                # walk an index to the first that is said.
                 self._parts.append(f"{name} <= {self._value(float('inf'), kind)}")
 
     def inside(self, annuli: Sequence[Annulus]) -> None:

@@ -329,7 +329,8 @@ def test_what_a_table_does_not_have_is_refused(scanned, query, code, detail):
 
 def test_mistakes_are_told_in_one_line(scanned, run):
     cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
-        (lambda: run.peaks(ring=2), SettingsError, "peaks: column 'ring' came; wanted one of frame"),
+        (lambda: run.peaks(rung=2), SettingsError, "peaks: column 'rung' came; wanted one of frame"),
+        (lambda: run.peaks(ring=2), SettingsError, "ring=2: the run does not tell .*distance, pixel_size, beam_center"),
         (lambda: run.tracks(["rows"]), SettingsError, r"tracks: columns \['rows'\] came"),
         (lambda: run.query("spots"), SettingsError, "table 'spots' came; wanted one of"),
         (lambda: run.track(-5), SettingsError, "track -5 came; wanted one of its closed tracks"),
