@@ -267,7 +267,9 @@ def without_rows(node: Any) -> None:
     """Note that the rows a table left behind are gone."""
     (source,) = node.data_sources()
     parameters = {name: value for name, value in source.parameters.items() if name != "kept"}
-    _put(node, replace(source, parameters=parameters))
+    # The database is named too, since the table was handed over; a server lets nobody register one.
+    files = [asset for asset in source.assets if asset.data_uri.startswith("file:")]
+    _put(node, replace(source, parameters=parameters, assets=files))
 
 
 def _put(node: Any, source: Any) -> None:

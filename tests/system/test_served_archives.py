@@ -21,7 +21,7 @@ import pytest
 from hedmlive.callbacks import ReducedArchive, ReducedArchiveReader, load_settings, make_sink, process
 from hedmlive.cli.publish import ArchiveReaders, run_publish
 from hedmlive.streaming import ArchiveError, digest
-from hedmlive.tiled_config import EmbeddedServer, TiledSink, disconnect, read_table
+from hedmlive.tiled_config import EmbeddedServer, TiledSink, disconnect, read_table, tables_of
 from hedmlive.tiled_config.adapters import drop_rows
 from hedmlive.tiled_config.archives import Archives
 from hedmlive.tiled_config.archives_nodes import is_archived, rows_to_drop
@@ -98,7 +98,7 @@ def served_digest(node: Any, path: Path) -> str:
 
 
 def sources(node: Any) -> dict[str, bool]:
-    return {name: is_archived(child) for name, child in node.include_data_sources().items()}
+    return {name: is_archived(child) for name, child in tables_of(node.include_data_sources()).items()}
 
 
 # ---------------------------------------------------------------- found in a folder
@@ -288,8 +288,8 @@ def test_a_live_run_is_handed_over_unseen(server, client, data, folder):
     path = make(data, "a-live-run", uri=server.uri)
     node = client["reduced"]["a-live-run"]["attempt-0000"]
     assert set(sources(node).values()) == {False}
-    before = {name: child.read() for name, child in node.items()}
-    structures = {name: child.structure() for name, child in node.items()}
+    before = {name: child.read() for name, child in tables_of(node).items()}
+    structures = {name: child.structure() for name, child in tables_of(node).items()}
     peaks = node["peaks"]  # a reader that has its client already
     clock = Clock()
     looking = archives(client, data, clock)
@@ -306,12 +306,12 @@ def test_a_live_run_is_handed_over_unseen(server, client, data, folder):
     assert served_digest(node, path) == hostile.expected_digest()
 
     # The rows are kept for those who were reading, and then dropped.
-    rows = {name: rows_to_drop(child) for name, child in node.include_data_sources().items()}
+    rows = {name: rows_to_drop(child) for name, child in tables_of(node.include_data_sources()).items()}
     assert count_rows(folder, rows["peaks"]) == len(before["peaks"])
-    looking.scan()
+    assert looking.scan() == ()
     assert looking.n_dropped == 0
     clock.more = LATER
-    looking.scan()
+    assert looking.scan() == ()
     assert looking.n_dropped == 1
     assert count_rows(folder, rows["peaks"]) == 0
     assert peaks.read().equals(before["peaks"])
@@ -405,7 +405,7 @@ def test_publish_sends_once_and_completes_what_was_begun(server, client, data, m
     node = client["reduced"]["later"]["attempt-0000"]
     assert served_digest(node, path) == node.metadata["digest"] == hostile.expected_digest()
     assert node.metadata["status"] == "complete"
-    before = {name: child.read() for name, child in node.items()}
+    before = {name: child.read() for name, child in tables_of(node).items()}
     assert sorted(before) == ["frames", "links", "members", "peaks", "tracks"]
     run_publish([data], server.uri, raw=True)
     assert "there already" in capsys.readouterr().out
