@@ -1,23 +1,40 @@
-"""Real PostgreSQL and Redis for tests: on loopback, on ports of their own, in a folder that goes away."""
+"""Real PostgreSQL, Redis and a facility's server for tests: on loopback, on ports of their own."""
 
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
+
+from hedmlive.tiled_config import read_serve_settings
+from hedmlive.tiled_config.facility_access import make_key
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "facility"
 
 PROGRAMS = ("initdb", "pg_ctl", "postgres", "redis-server")
 LIMIT = 60.0
 USER = "hedmlive"
 PASSWORD = "p@ss/w%rd:?"
 """With all that an address would take for something else."""
+
+SECRETS = {
+    "HEDM_DATABASE_PASSWORD": PASSWORD,
+    "HEDM_ALICE": "word-of-alice",
+    "HEDM_BOB": "word-of-bob",
+    "HEDM_ROOT": "word-of-root",
+    "signature": "signs-all-sessions-0123456789abcdef",
+}
+"""What no message, log or representation may hold."""
 
 
 def free_port() -> int:
@@ -129,3 +146,68 @@ def services(*databases: str) -> Generator[tuple[Postgres, Redis]]:
             for each in (postgres, redis):
                 if each is not None:
                     each.stop()
+
+
+class Facility:
+    """A server of `examples/facility` in a process of its own, over real services."""
+
+    def __init__(self, folder: Path, postgres: Postgres, redis: Redis) -> None:
+        self.folder, self.postgres, self.redis = folder, postgres, redis
+        self.port = free_port()
+        self.file = folder / "serve.yml"
+        self.process: subprocess.Popen[str] | None = None
+        text = (EXAMPLE / "serve.yml").read_text()
+        for written, here in (("5432/", postgres.port), ("6379/", redis.port)):
+            assert f":{written}" in text
+            text = text.replace(f":{written}", f":{here}/")
+        self.file.write_text(text.replace("port: 8000", f"port: {self.port}"))
+        shutil.copy(EXAMPLE / "access.yml", folder)
+        (folder / "secret_key").write_text(SECRETS["signature"])
+        for name in ("data", "archives"):
+            (folder / name).mkdir()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def settings(self):
+        return read_serve_settings(self.file).facility
+
+    def start(self) -> None:
+        # What a key is asked for on the command line is what the tests ask for: the command itself.
+        command = [sys.executable, "-c", "from hedmlive.cli import main; main()", "serve", str(self.file)]
+        with (self.folder / "said").open("a") as said:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            line = lines.readline()
+        assert line.startswith(self.address), (self.folder / "said").read_text()
+        with (self.folder / "said").open("a") as said:
+            said.write(line)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    def key(self, name: str, role: str, seconds: float | None = 3600, *tags: str) -> str:
+        return asyncio.run(make_key(self.settings, name, role, seconds=seconds, tags=tags))
+
+    def away(self) -> list[str]:
+        """Names of what the server misses; an answer comes in any case."""
+        answer = httpx.get(f"{self.address}/readyz", timeout=30)
+        assert answer.status_code == (503 if answer.json()["away"] else 200)
+        assert answer.json()["ready"] is not bool(answer.json()["away"])
+        return sorted(answer.json()["away"])
+
+
+@contextmanager
+def facility(folder: Path, postgres: Postgres, redis: Redis) -> Generator[Facility]:
+    made = Facility(folder, postgres, redis)
+    made.start()
+    try:
+        yield made
+    finally:
+        if made.process is not None and made.process.poll() is None:
+            made.stop()

@@ -197,7 +197,7 @@ def facility_configuration(
             "access_policy": "tiled.access_control.access_policies:TagBasedAccessPolicy",
             "args": {
                 "provider": facility.provider,
-                "access_tags_parser": "tiled.access_control.access_tags:AccessTagsParser",
+                "access_tags_parser": f"{__package__}.facility_tags:RememberedTags",
             },
         },
         "uvicorn": {"root_path": facility.root_path},

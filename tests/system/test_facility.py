@@ -1,0 +1,530 @@
+"""A facility's server over real PostgreSQL and Redis: what arrives, what an outage costs, who is let in."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import httpx
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from services import SECRETS, Facility, facility, services, wait
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect as open_socket
+
+from hedmlive.callbacks import HedmLive, ReducedArchiveReader, RunResult, make_sink
+from hedmlive.devices import step_scan
+from hedmlive.simulators import NOISELESS, simulated_station
+from hedmlive.streaming import TABLES, digest
+from hedmlive.tiled_config import connect, disconnect, latest_reduction, read_table
+from hedmlive.tiled_config.facility_access import revoke_key
+
+N_FRAMES = 12
+ABNORMAL = 1006
+"""What a websocket's end is called that nobody announced."""
+
+CLIENT = """
+import sys, time
+from hedmlive.tiled_config import connect, latest_reduction
+client = connect(sys.argv[1], sys.argv[2])
+deadline = time.monotonic() + 90
+while time.monotonic() < deadline:
+    try:
+        uid = next(iter(client["reduced"]))
+        reduction = latest_reduction(client, uid)
+        n = len(reduction["frames"].read(["frame"]))
+    except (KeyError, StopIteration):
+        n = 0
+    if n:
+        print(n, reduction.metadata["status"], flush=True)
+        sys.exit(0)
+    time.sleep(0.1)
+sys.exit("no frame was seen")
+"""
+
+
+@pytest.fixture(scope="module")
+def environment() -> Generator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def site(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Generator[Facility]:
+    with (
+        services("hedm_catalogue", "hedm_tables", "hedm_accounts") as (postgres, redis),
+        facility(tmp_path_factory.mktemp("site"), postgres, redis) as made,
+    ):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def keys(site: Facility) -> dict[str, str]:
+    made = {
+        "publisher": site.key("service:publisher", "publisher"),
+        "alice": site.key("alice", "reader"),
+        "bob": site.key("bob", "reader"),
+        "carol": site.key("carol", "subscriber"),
+        "dave": site.key("dave", "reader"),
+        "monitor": site.key("service:monitor", "reader"),
+        "confined": site.key("service:monitor", "reader", 3600, "proposal_1002"),
+        "metrics": site.key("service:prometheus", "metrics"),
+        "expired": site.key("alice", "reader", 1),
+        "revoked": site.key("alice", "reader"),
+        "wrong": "0123456789abcdef" * 4,
+        "none": "",
+    }
+    asyncio.run(revoke_key(site.settings, made["revoked"]))
+    wait("end of a key", lambda: get(site, "/metadata/", made["expired"]).status_code == 401)
+    return made
+
+
+def get(site: Facility, path: str, key: str, **query: Any) -> httpx.Response:
+    return ask(site, "GET", path, key, params=query)
+
+
+def ask(site: Facility, method: str, path: str, key: str, **options: Any) -> httpx.Response:
+    headers = {"Authorization": f"Apikey {key}"} if key else {}
+    return httpx.request(method, f"{site.address}/api/v1{path}", headers=headers, timeout=30, **options)
+
+
+@contextmanager
+def client_of(site: Facility, key: str) -> Generator[Any]:
+    client = connect(site.address, key)
+    try:
+        yield client
+    finally:
+        disconnect(client)
+
+
+def scan(
+    site: Facility,
+    folder: Path,
+    key: str,
+    *,
+    at: int = -1,
+    then: Callable[[], bool] = bool,
+    raw: bool = False,
+    **start: Any,
+) -> RunResult:
+    """Scan and publish; when `at` frames were taken, do not go on before `then()` is true."""
+    station = simulated_station(
+        folder / "detector", detector="stream", shape=(96, 96), n_grains=8, noise=NOISELESS, seed=3
+    )
+    settings = {
+        "roles": dict(station.roles),
+        "omega_marks": "start",
+        "detectors": [{"name": "detector", "image": station.image_key}],
+        "recipe": {"threshold": 20, "wrap": False},
+        "archive": {"folder": str(folder / "archives")},
+        "tiled": {"uri": site.address, "raw": raw},
+    }
+    live = HedmLive(settings, sink=lambda: make_sink("tiled", site.address, key))
+    engine = RunEngine(dict(start), call_returns_result=False)
+    engine.subscribe(live)
+
+    def gated() -> Any:
+        taken = 0
+        for message in step_scan([station.detector], station.rotation, 0.0, 1.0, N_FRAMES, baseline=station.baseline):
+            taken += message.command == "save"
+            if taken == at and message.command == "checkpoint":
+                deadline = time.monotonic() + 120
+                while not then():
+                    assert time.monotonic() < deadline, "what was waited for did not happen"
+                    yield from bps.sleep(0.05)
+                taken += 1000
+            yield message
+
+    engine(gated())
+    (result,) = live.wait(120).values()
+    publisher = live.publisher()
+    assert publisher is None or publisher.wait(120)
+    live.close()
+    return result
+
+
+def served_digest(site: Facility, key: str, uid: str) -> str:
+    with client_of(site, key) as client:
+        reduction = latest_reduction(client, uid)
+
+        def read(name: str) -> list[dict[str, np.ndarray]]:
+            frame = read_table(reduction[name])
+            return [{column.name: frame[column.name].to_numpy(column.dtype) for column in TABLES[name].columns}]
+
+        return digest({name: table for name, table in TABLES.items() if name != "pixels"}, read)
+
+
+def archived_digest(result: RunResult) -> str:
+    assert result.reduced is not None
+    with ReducedArchiveReader(result.reduced) as archive:
+        tables = {name: table for name, table in archive.tables(0).items() if name != "pixels"}
+        return digest(tables, lambda name: [archive.read(0, name)])
+
+
+# ---------------------------------------------------------------- what arrives
+
+
+@pytest.fixture(scope="module")
+def runs(site: Facility, keys: dict[str, str]) -> Any:
+    """A run of each of two proposals and one of none; of the first what another process saw while it was taken."""
+    watching = subprocess.Popen([sys.executable, "-c", CLIENT, site.address, keys["alice"]], stdout=subprocess.PIPE)
+
+    def run(folder: str, **options: Any) -> RunResult:
+        return scan(site, site.folder / folder, keys["publisher"], **options)
+
+    gone = lambda: watching.poll() is not None  # noqa: E731
+    first = run("data/1", at=10, then=gone, raw=True, proposal_id=1001, sample="ruby")
+    seen = watching.communicate(timeout=60)[0].decode().split()
+    second = run("data/2", proposal="1002", sample="secret-sample")
+    other = run("archives", sample="silicon")
+    return SimpleNamespace(first=first, second=second, other=other, seen=seen, code=watching.returncode)
+
+
+def test_a_run_arrives_while_it_is_taken_and_whole(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    assert runs.code == 0
+    # The scan could not end before another process had seen this.
+    assert int(runs.seen[0]) > 0
+    assert runs.seen[1] == "running"
+    for result, key in ((runs.first, "alice"), (runs.second, "bob"), (runs.other, "carol")):
+        assert result.problems == ()
+        assert served_digest(site, keys[key], result.uid) == archived_digest(result)
+
+
+def test_the_run_itself_is_served_to_its_proposal(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    with client_of(site, keys["alice"]) as client:
+        run = client["raw"][runs.first.uid]
+        assert run.metadata["stop"]["exit_status"] == "success"
+        assert run["primary"]["detector_image"].shape[0] == N_FRAMES
+
+
+def test_after_the_run_the_archive_is_served_in_its_place(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    at = f"/metadata/reduced/{runs.other.uid}/attempt-0000"
+
+    def handed_over() -> bool:
+        return get(site, at, keys["carol"]).json()["data"]["attributes"]["metadata"].get("served_from") == "archive"
+
+    wait("hand-over", handed_over)
+    assert served_digest(site, keys["carol"], runs.other.uid) == archived_digest(runs.other)
+    assert get(site, at, keys["alice"]).status_code == 404
+    # What lies in the archive alone has the run's tag, too.
+    pixels = f"/table/full/reduced/{runs.other.uid}/attempt-0000/pixels"
+    assert [get(site, pixels, keys[key]).status_code for key in ("carol", "alice")] == [200, 404]
+
+
+def kill(site: Facility) -> None:
+    site.stop(signal.SIGKILL)
+    site.start()
+
+
+def without_redis(site: Facility) -> None:
+    site.redis.stop()
+    assert site.away() == ["stream"]
+    site.redis.start()
+
+
+def without_postgres(site: Facility) -> None:
+    site.postgres.stop()
+    assert site.away() == ["accounts", "catalogue", "tables"]
+    site.postgres.start()
+
+
+@pytest.mark.parametrize("fault", [without_redis, without_postgres])
+def test_an_outage_in_mid_scan_is_told_and_costs_no_row(
+    site: Facility, keys: dict[str, str], tmp_path: Path, fault: Callable[[Facility], None]
+) -> None:
+    assert site.away() == []
+    thread = threading.Thread(target=fault, args=(site,))
+    result = scan(site, tmp_path, keys["publisher"], at=6, then=lambda: once(thread), proposal_id=1001)
+    thread.join()
+    wait("readiness", lambda: site.away() == [])
+    assert served_digest(site, keys["alice"], result.uid) == archived_digest(result)
+
+
+def once(thread: threading.Thread) -> bool:
+    if thread.ident is None:
+        thread.start()
+    return True
+
+
+def test_killed_in_mid_scan_and_started_again_nothing_is_lost_or_doubled(
+    site: Facility, keys: dict[str, str], runs: Any, tmp_path: Path
+) -> None:
+    """Another process over the same databases is killed, as several can serve one catalogue."""
+    (tmp_path / "site").mkdir()
+    with facility(tmp_path / "site", site.postgres, site.redis) as second:
+        thread = threading.Thread(target=kill, args=(second,))
+        result = scan(second, tmp_path, keys["publisher"], at=6, then=lambda: once(thread), proposal_id=1001)
+        thread.join()
+        assert served_digest(second, keys["alice"], result.uid) == archived_digest(result)
+        assert served_digest(second, keys["alice"], runs.first.uid) == archived_digest(runs.first)
+    assert served_digest(site, keys["alice"], result.uid) == archived_digest(result)
+
+
+# ---------------------------------------------------------------- who is let in
+
+
+def places(uid: str) -> dict[str, str]:
+    at = f"reduced/{uid}"
+    return {
+        "metadata": f"/metadata/{at}",
+        "asset paths": f"/metadata/raw/{uid}/primary/detector_image?include_data_sources=true",
+        "search": f"/search/{at}",
+        "distinct": f"/distinct/{at}?metadata=start.sample",
+        "table": f"/table/full/{at}/attempt-0000/peaks",
+        "partition": f"/table/partition/{at}/attempt-0000/peaks?partition=0",
+        "rows": f"/hedm/rows/{at}/attempt-0000/peaks",
+        "frames": f"/array/full/raw/{uid}/primary/detector_image?slice=0",
+        "asset": f"/asset/bytes/raw/{uid}/primary/detector_image?id=1",
+        "run": f"/container/full/raw/{uid}?format=application/json-seq",
+    }
+
+
+PLACES = sorted(places(""))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("key", ["none", "wrong", "expired", "revoked"])
+def test_without_a_good_key_nobody_comes_in(
+    site: Facility, keys: dict[str, str], runs: Any, place: str, key: str
+) -> None:
+    assert ask(site, "GET", places(runs.first.uid)[place], keys[key]).status_code == 401
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "asset"])
+def test_a_proposal_is_seen_by_its_readers_and_by_staff(
+    site: Facility, keys: dict[str, str], runs: Any, place: str
+) -> None:
+    for key in ("alice", "monitor"):
+        assert ask(site, "GET", places(runs.first.uid)[place], keys[key]).status_code == 200
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("key", ["bob", "confined"])
+def test_another_proposal_is_as_if_it_were_not_there(
+    site: Facility, keys: dict[str, str], runs: Any, place: str, key: str
+) -> None:
+    answer = ask(site, "GET", places(runs.first.uid)[place], keys[key])
+    assert answer.status_code == 404
+    assert "ruby" not in answer.text
+    assert str(site.folder) not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/search/raw", "/search/reduced", "/search/", "/search/?max_depth=5"])
+def test_a_search_finds_what_one_may_see_only(site: Facility, keys: dict[str, str], runs: Any, path: str) -> None:
+    texts = {key: get(site, path, keys[key]).text for key in ("alice", "bob", "confined", "carol", "dave")}
+    uids = (runs.first.uid, runs.second.uid, runs.other.uid)
+    if path == "/search/reduced":
+        assert [uid in texts["carol"] for uid in uids] == [True, True, True]
+        assert [uid in texts["alice"] for uid in uids] == [True, False, False]
+        assert [uid in texts["bob"] for uid in uids] == [False, True, False]
+        assert [uid in texts["confined"] for uid in uids] == [False, True, False]
+    elif path == "/search/raw":
+        assert [runs.first.uid in texts[key] for key in ("alice", "bob", "confined", "carol")] == [
+            True,
+            False,
+            False,
+            True,
+        ]
+    assert "secret-sample" not in texts["alice"] + texts["dave"]
+    assert "ruby" not in texts["bob"] + texts["confined"] + texts["dave"]
+
+
+def test_values_that_occur_elsewhere_are_not_listed(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    answer = get(site, "/distinct/reduced", keys["alice"], metadata="start.sample", counts="true").json()
+    (found,) = answer["metadata"].values()
+    # None stands for runs whose sample was not said.
+    assert {each["value"] for each in found} - {None} == {"ruby"}
+
+
+def test_a_search_at_all_depths_ends_at_the_proposal(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    from tiled.queries import Key
+
+    with client_of(site, keys["bob"]) as client:
+        found = client.root.search_deep(Key("raw_run_uid") == runs.first.uid)
+        assert len(found) == 0
+        assert len(client.root.search_deep(Key("raw_run_uid") == runs.second.uid)) > 0
+
+
+WRITES: list[tuple[str, str, Any]] = [
+    ("POST", "/metadata/{at}", {"structure_family": "container", "metadata": {}, "data_sources": [], "specs": []}),
+    ("POST", "/metadata/", {"structure_family": "container", "metadata": {}, "data_sources": [], "specs": []}),
+    ("PATCH", "/metadata/{at}", {"content-type": "application/merge-patch+json", "metadata": {"status": "mine"}}),
+    ("PUT", "/metadata/{at}", {"metadata": {}, "specs": []}),
+    ("DELETE", "/metadata/{at}", None),
+    ("PUT", "/table/partition/{at}/peaks?partition=0", None),
+    ("PATCH", "/table/partition/{at}/peaks?partition=0", None),
+    ("PUT", "/table/full/{at}/peaks", None),
+    ("POST", "/register/{at}", {"structure_family": "container", "metadata": {}, "data_sources": [], "specs": []}),
+    ("PUT", "/data_source/{at}/peaks", {"data_source": {"id": 1, "structure_family": "table", "assets": []}}),
+    ("DELETE", "/stream/close/{at}", None),
+    ("PATCH", "/hedm/append/{at}", None),
+    ("POST", "/auth/principal?role=admin", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITES, ids=[f"{method} {path}" for method, path, _ in WRITES])
+def test_a_reader_writes_nothing(
+    site: Facility, keys: dict[str, str], runs: Any, method: str, path: str, body: Any
+) -> None:
+    where = path.format(at=f"reduced/{runs.first.uid}/attempt-0000")
+    for key in ("alice", "carol", "monitor"):
+        assert ask(site, method, where, keys[key], json=body).status_code in (401, 403), key
+
+
+def test_after_all_that_nothing_was_written(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    assert served_digest(site, keys["alice"], runs.first.uid) == archived_digest(runs.first)
+    with client_of(site, keys["alice"]) as client:
+        assert latest_reduction(client, runs.first.uid).metadata["status"] == "complete"
+        assert set(client.root) <= {"raw", "reduced", "results"}
+
+
+def test_a_subscriber_makes_no_key_that_may_do_more(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    answer = ask(site, "POST", "/auth/apikey", keys["carol"], json={"expires_in": 60, "scopes": None})
+    made = answer.json()["secret"]
+    at = f"/metadata/reduced/{runs.first.uid}"
+    assert ask(site, "PATCH", at, made, json={"metadata": {"status": "mine"}}).status_code == 403
+    assert ask(site, "POST", "/auth/apikey", keys["alice"], json={"scopes": None}).status_code == 401
+
+
+def listen(site: Facility, path: str, key: str, first_message: bool = False) -> Any:
+    """The first message of a node's stream, or how it was refused."""
+    address = f"ws://127.0.0.1:{site.port}/api/v1/stream/single/{path}"
+    headers = {} if first_message or not key else {"Authorization": f"Apikey {key}"}
+    try:
+        with open_socket(address, additional_headers=headers, open_timeout=30, compression=None) as stream:
+            if first_message:
+                stream.send(json.dumps({"type": "auth", "api_key": key}))
+            return json.loads(stream.recv(timeout=30))["type"]
+    except InvalidStatus as error:
+        return error.response.status_code
+    except ConnectionClosed as error:
+        return error.rcvd.code if error.rcvd else ABNORMAL
+
+
+@pytest.mark.parametrize("first_message", [False, True])
+def test_live_messages_reach_those_of_the_proposal_only(
+    site: Facility, keys: dict[str, str], runs: Any, first_message: bool
+) -> None:
+    path = f"reduced/{runs.first.uid}/attempt-0000/peaks"
+    refused = {401, 403, 404, ABNORMAL, 4003}
+    assert str(listen(site, path, keys["alice"], first_message)).endswith("schema")
+    for key in ("none", "wrong", "expired", "revoked", "bob", "confined", "dave"):
+        assert listen(site, path, keys[key], first_message or key == "none") in refused, key
+    # New nodes of all proposals are told to who listens to a container of all.
+    for shared in ("reduced", "raw", ""):
+        for key in ("alice", "carol", "monitor"):
+            assert listen(site, shared, keys[key], first_message) in refused
+
+
+def test_people_log_in_with_their_password(site: Facility, runs: Any) -> None:
+    at = f"{site.address}/api/v1/auth/provider/local/token"
+    said = {"grant_type": "password", "username": "alice", "password": SECRETS["HEDM_BOB"]}
+    assert httpx.post(at, data=said).status_code == 401
+    token = httpx.post(at, data=said | {"password": SECRETS["HEDM_ALICE"]}).json()["access_token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    place = places(runs.first.uid)["rows"]
+    assert httpx.get(f"{site.address}/api/v1{place}", headers=headers).status_code == 200
+    place = places(runs.second.uid)["rows"]
+    assert httpx.get(f"{site.address}/api/v1{place}", headers=headers).status_code == 404
+
+
+def test_a_changed_file_of_access_counts_at_once(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    place, before = places(runs.second.uid)["rows"], (site.folder / "access.yml").read_text()
+    for text, code in (
+        (before.replace("{name: bob, role: reader}", "{name: bob, role: reader}, {name: dave, role: reader}"), 200),
+        (before, 404),
+    ):
+        (site.folder / "access.yml").write_text(text)
+        wait("access", lambda code=code: get(site, place, keys["dave"]).status_code == code)
+    (site.folder / "access.yml").write_text(before.replace("name: staff", "name: nobody"))
+    try:
+        wait("a complaint", lambda: "group 'nobody' is not defined" in (site.folder / "said").read_text())
+        assert get(site, place, keys["bob"]).status_code == 200
+    finally:
+        (site.folder / "access.yml").write_text(before)
+
+
+# ---------------------------------------------------------------- files, proxies, numbers, secrets
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file://localhost{data}/../serve.yml",
+        "FILE://localhost{data}/../serve.yml",
+        "file:{data}/../serve.yml",
+        "file://localhost{data}/link",
+        "sqlite:///{folder}/serve.yml",
+        "duckdb:///{folder}/serve.yml",
+        "postgresql://127.0.0.1/hedm_accounts",
+        " file://localhost{data}/../serve.yml",
+    ],
+)
+@pytest.mark.parametrize("root", ["", "/hedm", "/hedm/hedm"])
+def test_no_trick_registers_what_lies_outside(
+    site: Facility, keys: dict[str, str], runs: Any, uri: str, root: str
+) -> None:
+    link = site.folder / "data" / "link"
+    link.unlink(missing_ok=True)
+    link.symlink_to(site.file)
+    asset = {"data_uri": uri.format(data=site.folder / "data", folder=site.folder), "is_directory": False, "num": 0}
+    source = {"structure_family": "table", "mimetype": "text/csv", "management": "external"}
+    structure = {"arrow_schema": "", "npartitions": 1, "columns": [], "resizable": False}
+    body = {
+        "structure_family": "table",
+        "metadata": {},
+        "specs": [],
+        "data_sources": [source | {"structure": structure, "assets": [asset | {"parameter": "data_uris"}]}],
+    }
+    address = f"{site.address}{root}/api/v1/register/raw/{runs.first.uid}"
+    answer = httpx.post(address, json=body, headers={"Authorization": f"Apikey {keys['publisher']}"})
+    if root == "/hedm/hedm":
+        assert answer.status_code == 404
+    else:
+        assert (answer.status_code, "outside the folders" in answer.text) == (403, True)
+
+
+def test_behind_a_proxy_links_lead_through_it(site: Facility, keys: dict[str, str]) -> None:
+    # nginx takes the path away, or leaves it.
+    for path in ("/api/v1/", "/hedm/api/v1/"):
+        headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "hedm.example.org"}
+        about = httpx.get(f"{site.address}{path}", headers=headers).json()
+        assert about["links"]["self"] == "https://hedm.example.org/hedm/api/v1"
+    with client_of(site, keys["alice"]) as client:
+        assert client.root.uri.startswith(f"{site.address}/hedm/api/v1")
+
+
+def test_metrics_are_for_their_key(site: Facility, keys: dict[str, str]) -> None:
+    codes = {key: get(site, "/metrics", keys[key]).status_code for key in ("none", "alice", "publisher", "metrics")}
+    assert codes == {"none": 401, "alice": 401, "publisher": 401, "metrics": 200}
+    assert "tiled_" in get(site, "/metrics", keys["metrics"]).text
+    assert get(site, "/metadata/reduced", keys["metrics"]).status_code in (401, 403)
+
+
+def test_the_preflight_finds_nothing_bad(site: Facility, keys: dict[str, str]) -> None:
+    from hedmlive.tiled_config.preflight import check_server, check_settings
+
+    for found in (check_settings(site.file), check_server(site.address, keys["publisher"])):
+        assert [each for each in found if each.state == "bad"] == []
+        assert len(found) > 10
+    (refused,) = (each for each in check_server(site.address, keys["expired"]) if each.state == "bad")
+    assert (refused.item, refused.came) == ("key", "refused with 401")
+
+
+def test_no_secret_was_said(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    texts = [(site.folder / "said").read_text(), repr(site.settings), str(site.settings)]
+    texts += [path.read_text() for path in (site.folder / "server").glob("*.log")]
+    held = [*SECRETS.values(), *(key for key in keys.values() if key)]
+    assert [secret for secret in held if any(secret in text for text in texts)] == []
