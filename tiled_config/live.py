@@ -242,9 +242,10 @@ class Follower:
         self._newest = {*keys, *(self._newest if number == self.last else ())}
         self.last = number
         self.n_rows += len(fresh)
-        if len(fresh) < len(keys):
-            rows = rows.take(fresh)
-        return [LiveBatch(table=self._table, number=number, rows=rows)] if fresh else []
+        if not fresh:
+            return []
+        rows = rows if len(fresh) == len(keys) else rows.take(fresh)
+        return [LiveBatch(table=self._table, number=number, rows=rows)]
 
 
 class Subscription:

@@ -10,14 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
 import httpx
 import msgpack
 import pyarrow as pa
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
 from ..streaming import SettingsError
@@ -33,6 +33,7 @@ _LONGEST_PAUSE = 5.0  # s between two attempts to reach a server that is away
 _LONGEST_QUIET = 8  # times `quiet`
 _POLL = 0.5  # s between two questions where there is no websocket
 _POLL_SHARE = 5  # a question is not asked sooner than after so many times what the last one took
+_WITHOUT = 30.0  # s until the websocket is tried again
 _PASSING = frozenset({408, 409, 425, 429})
 _LOG = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Feed(threading.Thread):
         self._stop_asked = stop
         self._quiet = quiet
         self._follower: Follower | None = None
-        self._sockets = True
+        self._told = False
 
     def run(self) -> None:
         """Follow the table until the reduction is over, whatever the server does meanwhile."""
@@ -103,18 +104,15 @@ class Feed(threading.Thread):
         if over:
             self._fill(node)
             return True
-        if not self._sockets:
-            return self._ask_on(node)
         try:
             with self._connected(node) as socket:
                 return self._listen(node, socket)
-        except InvalidStatus as error:
-            code = error.response.status_code
-            if code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise
-            self._sockets = False
-            _LOG.warning("%s: the server takes no websocket (%s); new rows are asked for", self._table, code)
-            return False
+        except InvalidHandshake as error:
+            # A server without live messages, or a proxy that lets no websocket through.
+            if not self._told:
+                _LOG.warning("%s: no websocket (%s); new rows are asked for", self._table, error)
+                self._told = True
+            return self._ask_on(node, time.monotonic() + _WITHOUT)
 
     def _listen(self, node: ReducedTable, socket: ClientConnection) -> bool:
         # First connected, then asked: what is stored in between comes twice rather than not at all.
@@ -139,8 +137,8 @@ class Feed(threading.Thread):
             quiet, heard = self._quiet, time.monotonic()
         return False
 
-    def _ask_on(self, node: ReducedTable) -> bool:
-        while not self._stop_asked.is_set():
+    def _ask_on(self, node: ReducedTable, until: float) -> bool:
+        while not self._stop_asked.is_set() and time.monotonic() < until:
             began = time.monotonic()
             over = self._is_over()
             self._fill(node)
@@ -197,10 +195,8 @@ class Feed(threading.Thread):
         uri = f"ws{base.removeprefix('http')}/stream/single/{path}?envelope_format=msgpack"
         key = node.context.api_key
         headers = {} if key is None else {"Authorization": f"Apikey {key}"}
-        socket = connect(
-            uri, additional_headers=headers, max_size=LARGEST, open_timeout=10, close_timeout=1, compression=None
-        )
-        with closing(socket):
+        options: dict[str, Any] = {"open_timeout": 10, "close_timeout": 1, "compression": None}
+        with connect(uri, additional_headers=headers, max_size=LARGEST, **options) as socket:
             if key is None and (auth := getattr(node.context.http_client, "auth", None)) is not None:
                 # Who logged in has a token, which the request that opens a websocket has no place for.
                 socket.send(json.dumps({"type": "auth", "access_token": auth.sync_get_token("access_token")}))
@@ -221,4 +217,4 @@ def _passes(error: Exception) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         code = error.response.status_code
         return code in _PASSING or code >= HTTPStatus.INTERNAL_SERVER_ERROR
-    return isinstance(error, (httpx.TransportError, ConnectionClosed, InvalidHandshake, OSError))
+    return isinstance(error, (httpx.TransportError, ConnectionClosed, OSError))

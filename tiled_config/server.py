@@ -74,7 +74,7 @@ def server_configuration(folder: Path, readable: Sequence[Path], api_key: str) -
         # The key "catalog" would do, but loads the adapters early and then warns that they are no strings.
         "trees": [{"path": "/", "tree": "catalog", "args": catalog}],
         "streaming_cache": {"uri": "memory"},
-        "routers": [f"{__package__}.{name}:router" for name in ("tables_server", "append_server")],
+        "routers": [f"{__package__}.{name}:router" for name in ("tables_server", "append_server", "live_page")],
         # Downloads of registered files pass by the check of readable_storage: any file could be fetched.
         "expose_raw_assets": False,
         "media_types": {

@@ -4,8 +4,9 @@
 
     GET /api/v1/hedm/rows/reduced/<uid>/attempt-0000/peaks?column=row&column=col&where=omega:ge:10&where=omega:le:20
 
-answers with Arrow's stream format, in the order of the columns that identify a row. The header ``x-hedmlive-next`` is
-there where rows are left: send it back as ``after``. Who may read the table may ask; Tiled's own rules decide.
+answers with Arrow's stream format, in the order of the columns that identify a row; to who accepts ``application/json``
+with a map of columns to values, null for NaN. The header ``x-hedmlive-next`` is there where rows are left: send it back
+as ``after``. Who may read the table may ask; Tiled's own rules decide.
 """
 
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from typing import Annotated, Any
 
 import anyio
 import numpy as np
+import orjson
 import pyarrow as pa
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response, Security
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response, Security
 from tiled.adapters.core import Adapter
 from tiled.server.authentication import (
     check_scopes,
@@ -48,6 +50,7 @@ NEXT = "x-hedmlive-next"
 """Header: the key after which the next page begins."""
 
 ARROW = "application/vnd.apache.arrow.stream"
+JSON = "application/json"
 
 _SCOPES = ["read:data"]
 
@@ -92,6 +95,7 @@ async def rows(
     annulus: Annotated[list[str] | None, Query(max_length=MOST_ANNULI)] = None,
     after: Annotated[str | None, Query()] = None,
     limit: Annotated[int, Query(ge=1)] = PAGE_ROWS,
+    accept: Annotated[str, Header()] = ARROW,
 ) -> Response:
     """Return a page of the rows of a table that fulfil all conditions."""
     adapter = await asker.table(path)
@@ -118,7 +122,10 @@ async def rows(
     except SettingsError as error:
         raise HTTPException(400, str(error)) from None
     headers = {} if following is None else {NEXT: ",".join(map(str, following))}
-    return Response(_stream(found.select(list(wanted.columns))), media_type=ARROW, headers=headers)
+    found = found.select(list(wanted.columns))
+    if accept == JSON:
+        return Response(orjson.dumps(found.to_pydict()), media_type=JSON, headers=headers)
+    return Response(_stream(found), media_type=ARROW, headers=headers)
 
 
 def select(adapter: Any, wanted: RowQuery) -> tuple[pa.Table, tuple[int, ...] | None]:
