@@ -54,7 +54,7 @@ COLUMNS: tuple[Column, ...] = (
     *_columns("<f8", "um", {name: f"position along the sample's {name}" for name in POSITION}),
     *_columns("<f8", "angstrom", {name: f"lattice parameter {name} of this item" for name in CELL[:3]}),
     *_columns("<f8", "deg", {name: f"lattice angle {name} of this item" for name in CELL[3:]}),
-    *_columns("<f8", "", {name: f"strain along the sample's {name[2]} and {name[3]}" for name in STRAIN}),
+    *_columns("<f8", "", {name: f"component {name[2:]} of the strain tensor, in the sample's axes" for name in STRAIN}),
     *_columns("<f8", "", {"completeness": "found over expected reflections or pixels, 0 to 1"}),
     *_columns("<f8", "", {"figure_of_merit": "the number that the program ranks or judges by, as it defines it"}),
     *_columns("<f8", "um", {"size": "radius of a grain, edge of a voxel"}),

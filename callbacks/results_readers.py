@@ -119,7 +119,7 @@ def read_midas(path: Path, lines: list[str]) -> NewResult:
     used = {names[0], *wanted, *_MIDAS_OWN, *CELL, *strain}
     more, meanings = _others("midas", {name: columns[name] for name in names if name not in used})
     if set(strain) <= set(names):
-        meanings |= {name: ("", f"strain along {name[2]} and {name[3]}: eFab, Fable-Beaudoin") for name in STRAIN}
+        meanings |= {name: ("", f"component {name[2:]} of the strain tensor: eFab, Fable-Beaudoin") for name in STRAIN}
     return NewResult(
         program="MIDAS",
         method="far field",
@@ -199,7 +199,7 @@ def read_hexrd(path: Path, lines: list[str]) -> NewResult:
         for name, (i, j) in zip(stretch, _TENSOR, strict=True):
             tensor[:, i, j] = tensor[:, j, i] = columns[name]
         found |= _tensor(FROM_HEXRD, tensor)
-        meanings |= {name: ("", f"logarithmic strain along {name[2]} and {name[3]}: ln V") for name in STRAIN}
+        meanings |= {name: ("", f"component {name[2:]} of the logarithmic strain: ln V") for name in STRAIN}
     used = {"grain_ID", "completeness", "chi^2", *turn, *place, *stretch}
     more, said = _others("hexrd", {name: values for name, values in columns.items() if name not in used})
     return NewResult(

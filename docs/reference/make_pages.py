@@ -11,17 +11,20 @@ import re
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from hedmlive.callbacks import Settings, load_settings, process
+from hedmlive.callbacks import Settings, add_result, load_settings, process, read_result
 from hedmlive.callbacks.guard_settings import GuardSettings
+from hedmlive.callbacks.results_layout import COLUMNS
 from hedmlive.callbacks.settings import (
     ArchiveSettings,
     AxisSettings,
@@ -139,6 +142,9 @@ def commands() -> str:
     for name, command in found.commands.items():
         about = "\n".join(line.strip() for line in command.help.splitlines())
         parts.append(f"## hedmlive {name}\n\n{about}\n\n{_options(command.params)}")
+        for below, each in getattr(command, "commands", {}).items():
+            said = "\n".join(line.strip() for line in each.help.splitlines())
+            parts.append(f"### hedmlive {name} {below}\n\n{said}\n\n{_options(each.params)}")
     parts.append(
         "## Exit codes\n\n0: done. 1: the data or the run failed. 2: usage, settings included. Errors are one line on\n"
         "standard error; `--debug` before the command shows where they came from.\n"
@@ -163,9 +169,22 @@ def archives() -> str:
     """Return the page of the archives' layout, from the archives of a tiny run."""
     with tempfile.TemporaryDirectory() as folder:
         raw, reduced = _tiny_run(Path(folder))
-        lists = {path: "\n".join(_listing(path)) for path in (raw, reduced)}
-    template = (HERE / "archives.md.in").read_text(encoding="utf-8")
-    return template.replace("@MADE@", MADE).replace("@RAW@", lists[raw]).replace("@REDUCED@", lists[reduced])
+        results = _tiny_result(reduced)
+        lists = {path: "\n".join(_listing(path)) for path in (raw, reduced, results)}
+    page = (HERE / "archives.md.in").read_text(encoding="utf-8")
+    columns = ["| column | type | unit | meaning |", "|---|---|---|---|", *map(_column, COLUMNS)]
+    parts = {"RAW": lists[raw], "REDUCED": lists[reduced], "RESULTS": lists[results], "SOLUTIONS": "\n".join(columns)}
+    for name, text in {"MADE": MADE, **parts}.items():
+        page = page.replace(f"@{name}@", text)
+    return page
+
+
+def _tiny_result(reduced: Path) -> Path:
+    grains = reduced.with_name("grains.csv")
+    grains.write_text("q_w,q_x,q_y,q_z,n_spots\n1,0,0,0,12\n0,1,0,0,15\n", encoding="utf-8")
+    cell = np.array([4.08, 4.08, 4.08, 90.0, 90.0, 90.0])
+    new = replace(read_result(grains), program="example", lattice_parameters=cell, space_group=225)
+    return add_result(reduced, new)[0]
 
 
 def _tiny_run(folder: Path) -> tuple[Path, Path]:
