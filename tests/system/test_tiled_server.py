@@ -19,7 +19,9 @@ import httpx
 import numpy as np
 import pytest
 from event_model import compose_run
+from typer.testing import CliRunner
 
+from hedmlive.cli.app import app
 from hedmlive.streaming import TABLES, PublishError, SettingsError
 from hedmlive.tiled_config import (
     SPARSE_FRAMES,
@@ -32,6 +34,7 @@ from hedmlive.tiled_config import (
     serve,
     tables_of,
 )
+from hedmlive.tiled_config.preflight import check_server
 
 KEY = "0123456789abcdef0123456789abcdef"
 LIVE_TABLES = {name: table for name, table in TABLES.items() if name != "pixels"}
@@ -90,6 +93,17 @@ def test_a_client_with_a_wrong_key_is_told_so(server):
         with pytest.raises(httpx.HTTPStatusError, match="401"):
             connect(server.uri, "f" * 64)
         gc.collect()
+
+
+def test_the_preflight_of_a_server_that_runs(server, monkeypatch):
+    found = {each.item: each.state for each in check_server(server.uri, server.api_key)}
+    assert set(found.values()) == {"ok"}
+    assert {"server", "ready", "transport", "clock", "without a key", "tiled", "documents", "key", "links"} == set(
+        found
+    )
+    monkeypatch.setenv("HEDMLIVE_TILED_KEY", "f" * 64)
+    said = CliRunner().invoke(app, ["doctor", "--tiled", server.uri])
+    assert (said.exit_code, "refused with 401" in said.stdout) == (1, True)
 
 
 def test_it_listens_on_this_machine_only(server):

@@ -8,7 +8,7 @@ import pytest
 from hedmlive.tiled_config.guard import FolderGuard
 
 
-def ask(guard, path, body, method="POST", parts=3):
+def ask(guard, path, body, method="POST", parts=3, root=""):
     """Send a request in parts, and return the status of the answer."""
     cut = max(1, len(body) // parts)
     pieces = [body[i : i + cut] for i in range(0, len(body), cut)] or [b""]
@@ -23,7 +23,7 @@ def ask(guard, path, body, method="POST", parts=3):
     async def send(message):
         answers.append(message)
 
-    asyncio.run(guard({"type": "http", "method": method, "path": path}, receive, send))
+    asyncio.run(guard({"type": "http", "method": method, "path": root + path, "root_path": root}, receive, send))
     return answers[0]["status"], b"".join(message.get("body", b"") for message in answers)
 
 
@@ -68,6 +68,27 @@ def test_a_file_must_lie_where_it_seems_to(folders, path, status):
     came, text = ask(guard, "/api/v1/register/", body)
     assert came == status
     assert path in text.decode()
+
+
+@pytest.mark.parametrize(
+    ("uri", "status"),
+    [
+        ("file:{folder}/inside/../real/a.h5", 403),
+        ("FILE://localhost{folder}/inside/../real/a.h5", 403),
+        (" file://localhost{folder}/inside/../real/a.h5", 403),
+        ("fi\nle://localhost{folder}/inside/../real/a.h5", 403),
+        ("file://other.example.org{folder}/inside/link/a.h5", 403),
+        ("sqlite:///{folder}/real/a.h5", 403),
+        ("duckdb:///{folder}/inside/a.h5", 403),
+        ("postgresql://user:word@host/accounts", 403),
+        ("FILE://localhost{folder}/inside/a.h5", 200),
+    ],
+)
+@pytest.mark.parametrize("root", ["", "/hedm"])
+def test_no_spelling_of_an_address_leads_past_it(folders, uri, status, root):
+    content = {"data_sources": [{"assets": [{"data_uri": uri.format(folder=folders), "parameter": None}]}]}
+    guard = FolderGuard(echo, [folders / "inside"])
+    assert ask(guard, "/api/v1/register/raw", json.dumps(content).encode(), root=root)[0] == status
 
 
 @pytest.mark.parametrize("body", [b"", b"no json", b"\xff\x00", b'{"data_sources": [{"assets": null}]}', b"[1, 2]"])
