@@ -28,6 +28,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def facility_of(folder):
+    facility = read_serve_settings(folder / "serve.yml").facility
+    assert facility is not None
+    return facility
+
+
 def changed(folder, **changes):
     """The settings of the example with keys of the facility changed, and those that are None left out."""
     content = yaml.safe_load((folder / "serve.yml").read_text())
@@ -92,7 +98,7 @@ def test_a_line_that_is_no_yaml_is_numbered_not_shown(tmp_path):
 
 
 def test_the_configuration_differs_in_services_and_users_only(folder):
-    facility = read_serve_settings(folder / "serve.yml").facility
+    facility = facility_of(folder)
     plain = server_configuration(folder, [folder / "data"], "0123456789abcdef")
     made = facility_configuration(plain, facility, folder / "uploads")
     same = {"routers", "media_types", "expose_raw_assets"}
@@ -106,11 +112,17 @@ def test_the_configuration_differs_in_services_and_users_only(folder):
     assert "single_user_api_key" not in made["authentication"]
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLE.iterdir()))
+def test_the_page_of_deployment_shows_the_files_that_the_tests_use(name):
+    page = EXAMPLE.parents[1] / "docs" / "how-to" / "deployment.md"
+    assert f"\n{(EXAMPLE / name).read_text()}```\n" in page.read_text()
+
+
 # ---------------------------------------------------------------- access tags
 
 
 def test_publishers_may_write_everywhere_and_readers_look_up_what_is_shared(folder):
-    access = read_access(read_serve_settings(folder / "serve.yml").facility)
+    access = read_access(facility_of(folder))
     publisher = str(service_uuid("publisher"))
     assert set(access["tags"]) == {"proposal_1001", "proposal_1002", "commissioning", SHARED_TAG}
     assert set(access["tag_owners"]) == set(access["tags"])
@@ -139,7 +151,7 @@ def test_publishers_may_write_everywhere_and_readers_look_up_what_is_shared(fold
     ],
 )
 def test_a_wrong_file_of_access_is_named(folder, text, words):
-    facility = read_serve_settings(folder / "serve.yml").facility
+    facility = facility_of(folder)
     (folder / "access.yml").write_text(text)
     with pytest.raises(SettingsError) as caught:
         read_access(facility)
