@@ -58,7 +58,7 @@ def runs(server: EmbeddedServer) -> Generator[Runs]:
 
 @pytest.fixture
 def data(folder: Path, request: pytest.FixtureRequest) -> Path:
-    made = folder / "data" / request.node.name[:50]
+    made = folder / "data" / request.node.name.strip("]").replace("[", "-")[-50:]
     made.mkdir()
     return made
 
@@ -236,6 +236,30 @@ def test_what_was_changed_or_swapped_is_not_served(
     with pytest.raises(ArchiveError, match="1 of 1 archives"):
         run_publish([file], server.uri, raw=False)
     assert exit_code("results", "show", str(file)) == 1
+
+
+@pytest.mark.parametrize("what", ["attempt", "column", "storage", "broken", "link"])
+def test_what_leads_out_or_is_broken_is_named_and_not_served(runs: Runs, folder: Path, data: Path, what: str) -> None:
+    uid = f"stolen-{what}"
+    secret, _ = add_result(reduced(folder / f"outside-{what}", uid), result())
+    file = data / "mine_results.h5"
+    file.write_bytes(secret.read_bytes())
+    if what == "broken":
+        file.write_bytes(b"no HDF5")
+    elif what == "link":
+        file.unlink()
+        file.symlink_to(secret)
+    else:
+        with h5py.File(file, "r+") as opened:
+            place = {"attempt": "result_0000"}.get(what, "result_0000/solutions/x")
+            del opened[place]
+            if what == "storage":
+                opened.create_dataset(place, (12,), "f8", external=[("/etc/hostname", 0, 96)])
+            else:
+                opened[place] = h5py.ExternalLink(str(secret), f"/{place}")
+    (line,) = archives(runs, data).scan()
+    assert "mine_results.h5" in line
+    assert uid not in runs["results"]
 
 
 def test_of_the_live_run_and_its_replay_the_projection_is_the_same(data: Path) -> None:
