@@ -161,10 +161,13 @@ def _bar(what: str, total: int) -> Generator[Advance]:
 
 def _publish_run(path: Path, sink: "TiledSink") -> bool:
     """Publish a run; tell whether something is missing."""
+    from ..tiled_config.archives_moved import leads_nowhere
+    from ..tiled_config.layout import RAW
+
     with RawArchiveReader(path) as reader:
         if not reader.finished:
             raise ArchiveError(f"{path}: is not finished; the run is still going on, or was killed")
-        if sink.has_run(reader.run_uid):
+        if sink.has_run(reader.run_uid) and not leads_nowhere(sink.client[RAW][reader.run_uid], path.absolute()):
             console.print(f"{path.name}: run {reader.run_uid[:8]} is there already", markup=False)
             return False
         sink.raw_reset(reader.run_uid)
@@ -181,6 +184,7 @@ def _publish_run(path: Path, sink: "TiledSink") -> bool:
 def _publish_reductions(path: Path, sink: "TiledSink") -> bool:
     """Publish the reductions of an archive; tell whether one is missing."""
     from ..tiled_config.archives import start_beside
+    from ..tiled_config.archives_moved import lead_to_archive
     from ..tiled_config.archives_nodes import Place, batches_of
 
     with ReducedArchiveReader(path) as reader:
@@ -194,6 +198,8 @@ def _publish_reductions(path: Path, sink: "TiledSink") -> bool:
                 continue
             place.verify()
             tables = {name: table for name, table in place.tables.items() if name != "pixels"}
+            if lead_to_archive(sink.client, place):
+                console.print(f"{path.name}: reduction_{attempt:04d} is served from its new place", markup=False)
             opened = {**place.attributes, "attempt": attempt, "status": "running"}
             sink.open_reduction(reader.run_uid, attempt, start=start, metadata=opened, tables=tables)
             n_rows = _send(path, reader, attempt, sink)
@@ -212,6 +218,7 @@ def _publish_reductions(path: Path, sink: "TiledSink") -> bool:
 def _publish_results(path: Path, sink: "TiledSink") -> bool:
     """Publish the results of an archive; tell whether one is missing."""
     from ..tiled_config.archives import start_beside
+    from ..tiled_config.archives_moved import lead_to_archive
     from ..tiled_config.archives_nodes import ResultPlace
     from ..tiled_config.results import publish_result
 
@@ -219,6 +226,8 @@ def _publish_results(path: Path, sink: "TiledSink") -> bool:
         start = start_beside(path, reader.run_uid, ArchiveReaders())
         for attempt in reader.attempts:
             place = ResultPlace(path.absolute(), reader, attempt)
+            if lead_to_archive(sink.client, place):
+                console.print(f"{path.name}: result_{attempt:04d} is served from its new place", markup=False)
             n_rows = publish_result(sink.client, place, start)
             said = f"{n_rows} rows" if n_rows else "is there already"
             console.print(f"{path.name}: {place.attributes['digest']}  result_{attempt:04d}: {said}", markup=False)

@@ -252,7 +252,7 @@ def swap_table(node: Any, place: Place, name: str, batches: list[int], now: floa
         since=now,
     )
     new = place.data_source(name, old.structure, batches=batches, kept=asdict(kept))
-    _put(node, replace(new, id=old.id))
+    put_source(node, replace(new, id=old.id))
 
 
 def rows_to_drop(node: Any) -> KeptRows | None:
@@ -269,10 +269,11 @@ def without_rows(node: Any) -> None:
     parameters = {name: value for name, value in source.parameters.items() if name != "kept"}
     # The database is named too, since the table was handed over; a server lets nobody register one.
     files = [asset for asset in source.assets if asset.data_uri.startswith("file:")]
-    _put(node, replace(source, parameters=parameters, assets=files))
+    put_source(node, replace(source, parameters=parameters, assets=files))
 
 
-def _put(node: Any, source: Any) -> None:
+def put_source(node: Any, source: Any) -> None:
+    """Change the data source of a node: one transaction of the catalogue."""
     # Tiled's client has no call for it; its writer of runs asks in the same way.
     from tiled.client.utils import handle_error
     from tiled.utils import safe_json_dump

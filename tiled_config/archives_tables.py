@@ -127,6 +127,11 @@ class ArchiveTableAdapter(Adapter[TableStructure]):
         names = [name for name in self._structure.columns if fields is None or name in fields]
         if not in_served_folder(self._path):
             raise HTTPException(_FORBIDDEN, f"{self._path} lies outside the folders of this server")
+        if not self._path.exists():
+            raise HTTPException(
+                _CONFLICT,
+                f"{self._path} is not there any more; if it was moved, `hedmlive publish` it from its new place",
+            )
         try:
             with open_archive(self._path) as file:
                 group = self._group(file)

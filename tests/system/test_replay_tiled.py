@@ -14,7 +14,7 @@ import tifffile
 from hedmlive.callbacks import load_settings, make_sink, open_source, process
 from hedmlive.callbacks.replay_tiled import open_tiled, tiled_documents
 from hedmlive.cli import main
-from hedmlive.cli.publish import ArchiveReaders
+from hedmlive.cli.publish import ArchiveReaders, run_publish
 from hedmlive.streaming import ReplayError
 from hedmlive.tiled_config import EmbeddedServer, TiledSink, catalogue, connect, disconnect
 from hedmlive.tiled_config.archives import Archives
@@ -302,3 +302,29 @@ def test_a_file_that_is_gone_costs_its_frames(server, folder, tmp_path):
     assert result.progress.n_rejected == hostile.N_FRAMES
     assert any("did not come" in line for line in result.problems)
     assert len(asked) < 5
+
+
+def test_archives_that_were_moved_are_said_and_led_to_their_place(server, folder, tmp_path, capsys):
+    before, after = folder / "before", folder / "after"
+    before.mkdir()
+    live = process(hostile.run(uid="moved"), load_settings(hostile.settings(before)), stem="moved", write_raw=True)
+    client = catalogue(server.uri, KEY)
+    assert Archives(client, [before], ArchiveReaders()).scan() == ()
+    table = client["reduced/moved/attempt-0000/peaks"]
+    image = client["reduced/moved/attempt-0000/max_projection"].read()
+    whole = table.query()
+    before.rename(after)
+    with pytest.raises(
+        httpx.HTTPStatusError, match=r"moved_reduced.h5 is not there any more; if it was moved, `hedmlive"
+    ):
+        table.query()
+    run_publish([after], server.uri, raw=True)
+    assert "is served from its new place" in capsys.readouterr().out
+    assert table.query().equals(whole)
+    np.testing.assert_array_equal(client["reduced/moved/attempt-0000/max_projection"].read(), image)
+    assert list(client["reduced/moved"]) == ["attempt-0000"]
+    again = process(open_source(address(server, "moved")).documents, load_settings(hostile.settings(tmp_path)))
+    assert (again.digests, again.problems) == (live.digests, ())
+    run_publish([after], server.uri, raw=True)
+    assert "new place" not in capsys.readouterr().out
+    disconnect(client)
