@@ -328,3 +328,23 @@ def test_archives_that_were_moved_are_said_and_led_to_their_place(server, folder
     run_publish([after], server.uri, raw=True)
     assert "new place" not in capsys.readouterr().out
     disconnect(client)
+
+
+@pytest.mark.parametrize("kind", ["several", "stacks"])
+def test_raw_pixels_of_events_that_hold_several_frames(server, folder, tmp_path, kind):
+    uid = f"cut-{kind}"
+    docs = store(server, folder, kind, uid)
+    settings = load_settings(hostile.settings(tmp_path, tiled={"uri": server.uri, "latency": 0.01}))
+    live = process(docs, settings, stem=uid, sink=partial(make_sink, "tiled", server.uri, KEY))
+    assert live.problems == ()
+    runs = connect(server.uri, KEY)
+    run = runs[uid]
+    tracks = run.tracks().to_pylist()
+    # One that begins in the middle of an event, one that goes over from an event to the next, and a whole one.
+    assert {each["first_frame"] % PER_EVENT > 0 for each in tracks} == {True, False}
+    for each in tracks:
+        found = run.track(each["track"]).frames(margin=1)
+        assert found.frame.tolist() == list(range(each["first_frame"], each["last_frame"] + 1))
+        box = np.s_[found.row[0] : found.row[-1] + 1, found.col[0] : found.col[-1] + 1]
+        np.testing.assert_array_equal(found.images, [hostile.image(i)[box] for i in found.frame])
+    disconnect(runs)
