@@ -159,9 +159,13 @@ def _print_solutions(rows: dict[str, np.ndarray], most: int) -> None:
     columns += [name for name in CELL if _is_known(rows[name])]
     n_rows = len(rows["item"])
     if most:
-        _print_columns(columns, [[f"{rows[name][row]:.6g}" for name in columns] for row in range(min(most, n_rows))])
+        _print_columns(columns, [[_cell_of(rows[name][row]) for name in columns] for row in range(min(most, n_rows))])
     if most < n_rows:
         console.print(f"... {n_rows - most} more", style="dim")
+
+
+def _cell_of(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, np.floating) else str(value)
 
 
 def _print_columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -22,7 +22,7 @@ from hedmlive.streaming import ArchiveError
 
 Run = Callable[..., Any]
 COMMANDS = (
-    *("demo", "simulate", "serve", "publish", "reduce", "watch", "replay"),
+    *("demo", "simulate", "serve", "publish", "results", "reduce", "watch", "replay"),
     *("digest", "doctor", "neighbours", "bench"),
 )
 
