@@ -9,7 +9,7 @@ import numpy as np
 import typer
 import yaml
 
-from ..callbacks import ResultsArchiveReader, add_result, read_result
+from ..callbacks import ResultsArchiveReader, add_result, load_settings, read_result
 from ..callbacks.crystals import cell_of
 from ..callbacks.results_layout import CELL, POSITION, QUATERNION, ranked
 from ..streaming import ArchiveError, SettingsError
@@ -59,6 +59,10 @@ def add(
     tiled: Annotated[
         str | None, typer.Option("--tiled", help="Publish it to this Tiled server too; key: HEDMLIVE_TILED_KEY.")
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--settings", help="hedmlive.yml: publish to the server of its block `tiled`."),
+    ] = None,
 ) -> None:
     """Add a result to a run: OUT_results.h5 beside the archive gets a new attempt, the older ones stay as they are.
 
@@ -67,6 +71,7 @@ def add(
     """
     from dataclasses import replace
 
+    uri = tiled if settings is None or tiled is not None else _server_of(settings)
     lattice = _cell(cell)
     found = ranked([read_result(file, lattice) for file in files])
     if program is None and not found.program:
@@ -86,10 +91,10 @@ def add(
         said = reader.attributes(attempt)
         console.print(f"{path}  result_{attempt:04d}: {_count(reader, attempt)}", markup=False)
         console.print(f"{said['digest']}  {_made_from(said)}", markup=False)
-    if tiled is not None:
+    if uri is not None:
         from .publish import run_publish
 
-        run_publish([path], tiled, raw=False)
+        run_publish([path], uri, raw=False)
 
 
 @app.command(name="list")
@@ -140,6 +145,15 @@ def show(
         console.print(f"{_write_csv(csv, chosen)} solutions in {csv}", markup=False)
     if computed != said["digest"]:
         raise ArchiveError(f"{archive}: result {number} has digest {computed}: its solutions were changed since")
+
+
+def _server_of(settings: Path) -> str:
+    said = load_settings(settings).tiled
+    if said is None:
+        raise SettingsError(
+            f"{settings}: has no block `tiled`; wanted the server to publish to, or leave --settings out"
+        )
+    return said.uri
 
 
 def _count(reader: ResultsArchiveReader, attempt: int) -> str:

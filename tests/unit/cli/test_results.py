@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import hostile
 import pytest
+import yaml
 
 from hedmlive.callbacks import ResultsArchiveReader, load_settings, process
 
@@ -90,6 +91,7 @@ def test_solutions_that_were_changed_are_told(run: Run, archive: Path, table: Pa
         (("add", "ARCHIVE", "TABLE", "--program", "x", "--reduction", "3"), 1, "no reduction 3"),
         (("add", "ARCHIVE", "none.csv"), 2, "none.csv: cannot be read"),
         (("add", "TABLE", "TABLE", "--program", "x"), 2, "wanted an archive of a run"),
+        (("add", "ARCHIVE", "TABLE", "--program", "x", "--settings", "SETTINGS"), 2, "has no block `tiled`"),
         (("list", "ARCHIVE"), 1, "not a results archive"),
         (("show", "none_results.h5"), 1, "no such file; wanted a results archive"),
     ],
@@ -97,7 +99,9 @@ def test_solutions_that_were_changed_are_told(run: Run, archive: Path, table: Pa
 def test_mistakes_are_told_in_one_line(
     run: Run, archive: Path, table: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
-    named = {"ARCHIVE": archive, "TABLE": table}
+    settings = archive.with_name("hedmlive.yml")
+    settings.write_text(yaml.safe_dump(hostile.settings(archive.parent)))
+    named = {"ARCHIVE": archive, "TABLE": table, "SETTINGS": settings}
     ended = run("results", *(named.get(each, each) for each in arguments))
     assert ended.code == code
     assert says in ended.err
