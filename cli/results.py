@@ -150,9 +150,7 @@ def show(
 def _server_of(settings: Path) -> str:
     said = load_settings(settings).tiled
     if said is None:
-        raise SettingsError(
-            f"{settings}: has no block `tiled`; wanted the server to publish to, or leave --settings out"
-        )
+        raise SettingsError(f"{settings}: has no block `tiled`; wanted it, or no --settings")
     return said.uri
 
 
