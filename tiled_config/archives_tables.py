@@ -20,6 +20,7 @@ from ..streaming import ArchiveError
 from .archives_links import check_links, open_archive
 from .formats import BATCH_ROWS, PARTITION_ROWS
 from .layout import BATCH, REDUCTION_UID, RESULT_UID
+from .tables_limits import PartLimits
 
 _CONFLICT = 409
 _FORBIDDEN = 403
@@ -122,6 +123,11 @@ class ArchiveTableAdapter(Adapter[TableStructure]):
 
     def __getitem__(self, key: str) -> ArrayAdapter:
         return ArrayAdapter.from_array(self.read([key])[key].to_numpy())
+
+    @property
+    def limits(self) -> PartLimits | None:
+        """What is known of its partitions without reading them; None if the file is not there."""
+        return PartLimits(self._path, self._dataset) if self._path.exists() else None
 
     def _rows(self, fields: list[str] | None, first: int, end: int | None) -> pd.DataFrame:
         names = [name for name in self._structure.columns if fields is None or name in fields]

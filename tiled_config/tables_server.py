@@ -139,9 +139,14 @@ def select_from_partitions(adapter: Adapter[Any], wanted: RowQuery) -> tuple[pa.
     """Return what `select` does from any table of Tiled: of its columns only those needed are read, part by part."""
     schema: pa.Schema = adapter.structure().arrow_schema_decoded
     asked = {*wanted.key, *(each.column for each in wanted.conditions), *(("row", "col") if wanted.annuli else ())}
-    keys, parts, places = [], [], []
+    keys, parts, places = [np.empty((len(wanted.key), 0), np.int64)], [np.empty(0, np.intp)], [np.empty(0, np.intp)]
+    limits = getattr(adapter, "limits", None)
     for part in range(adapter.structure().npartitions):
+        if limits is not None and not limits.may_fulfil(part, wanted):
+            continue
         columns = _read(adapter, part, asked)
+        if limits is not None:
+            limits.learn(part, columns)
         at = np.flatnonzero(_fulfil(columns, wanted))
         keys.append(np.stack([columns[name][at].astype(np.int64) for name in wanted.key]))
         parts.append(np.full(len(at), part))

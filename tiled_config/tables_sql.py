@@ -262,8 +262,8 @@ class _Statement:
             sign = {"ge": ">=", "le": "<="}[each.operator]
             self._parts.append(f"{name} {sign} {self._value(each.values[0], kind)}")
             if each.operator == "ge" and pa.types.is_floating(kind) and self._dialect != "sqlite":
-                # To DuckDB and PostgreSQL NaN is larger than all numbers. SQLite keeps none, and of two upper ends would
-                # walk an index to the first that is said.
+                # To DuckDB and PostgreSQL NaN is larger than all numbers. SQLite keeps none, and would walk an index to
+                # this end instead of the one that was asked for.
                 self._parts.append(f"{name} <= {self._value(float('inf'), kind)}")
 
     def inside(self, annuli: Sequence[Annulus]) -> None:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from hedmlive.tiled_config.queries import (
     parse,
     parse_annulus,
 )
+from hedmlive.tiled_config.tables_limits import PartLimits
 from hedmlive.tiled_config.tables_server import select, select_from_partitions
 
 COLUMNS = ("batch", "frame", "peak", "omega", "Weight", "on_edge", "sum_intensity", "max_intensity")
@@ -193,10 +195,25 @@ class Parts:
         return ROWS.iloc[20 * partition : 20 * (partition + 1)][fields]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "duckdb", "postgresql", "partitions"])
+class KnownParts(Parts):
+    """The same of a file, of which it is remembered what was read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    @property
+    def limits(self) -> PartLimits:
+        return PartLimits(self.path, "/peaks")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "duckdb", "postgresql", "partitions", "archive"])
 def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if request.param == "partitions":
         yield Parts()
+        return
+    if request.param == "archive":
+        yield KnownParts(tmp_path_factory.mktemp("archive") / "peaks.h5")
         return
     uri = f"{request.param}:///{tmp_path_factory.mktemp('sql') / 'tables.db'}"
     if request.param == "postgresql":
@@ -336,6 +353,39 @@ def test_rows_are_found_by_their_key(adapter: Any, pairs: list[tuple[int, int]],
     there = set(zip(ROWS["frame"], ROWS["peak"], strict=True))
     got = list(zip(found["frame"].to_pylist(), found["peak"].to_pylist(), strict=True))
     assert got == sorted(set(pairs) & there)
+
+
+def test_parts_of_archives_that_cannot_match_are_not_read_again(tmp_path):
+    asked: list[int] = []
+
+    class Watched(KnownParts):
+        def structure(self) -> TableStructure:
+            return TableStructure.from_schema(table_schema(TABLE), npartitions=3)
+
+        def read_partition(self, partition: int, fields: list[str]) -> pd.DataFrame:
+            asked.append(partition)
+            return ROWS.sort_values(list(KEY)).iloc[20 * partition : 20 * (partition + 1)][fields]
+
+    table = Watched(tmp_path / "a.h5")
+
+    def ask(**wanted: Any) -> list[int]:
+        asked.clear()
+        select_from_partitions(table, RowQuery(columns=("Weight",), key=KEY, limit=50, **wanted))
+        return sorted(set(asked))
+
+    one = (Condition(column="frame", operator="in", values=(5,)),)
+    omega = (Condition(column="omega", operator="ge", values=(4.5,)),)
+    assert ask(conditions=one) == [0, 1, 2]
+    assert ask(conditions=one) == [1]
+    assert ask(conditions=omega) == [0, 1, 2]
+    assert ask(conditions=omega) == [2]
+    assert ask(pairs=((1, 0), (2, 1))) == [0]
+    assert ask(pairs=()) == []
+    assert ask(after=(8, 0)) == [2]
+    assert ask(conditions=(Condition(column="frame", operator="in", values=(99,)),)) == []
+    # Of a file that was changed nothing is known.
+    table.path.write_bytes(b"longer")
+    assert ask(conditions=one) == [0, 1, 2]
 
 
 def test_partitions_are_read_only_as_far_as_needed():
