@@ -159,6 +159,8 @@ class StaleGuard:
         """Look at the time of a frame's event, and at those of its readings."""
         settings = self._settings
         for role, stamp in stamps.items():
+            if stamp == 0:  # what a flyer writes that has none
+                continue
             value = roles[role]
             before = self._last.get(role)
             self._last[role] = (value, stamp)
@@ -180,7 +182,7 @@ class StaleGuard:
 
     def _old(self, frame: int, time: float, stamps: Roles, allowed: float) -> Iterator[Warned]:
         for role, stamp in stamps.items():
-            if time - stamp > allowed:
+            if stamp != 0 and time - stamp > allowed:
                 text = f"{role} was read {time - stamp:.4g} s before its event; wanted {allowed:g} at most"
                 yield Warned(kind="stale-timestamp", text=text, frame=frame, cause=f"age of {role}")
 

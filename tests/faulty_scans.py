@@ -179,6 +179,7 @@ CLEAN: dict[str, Scan] = {
     "sweep": sweep(),
     "planned sweep": planned_sweep(),
     "backwards": sweep(step=-STEP),
+    "no time stamps": replace(sweep(), stamps={"omega": np.zeros(N)}),
     "beam": with_beam(planned_sweep()),
     "darks": with_darks(sweep()),
     "two distances": two_distances(),

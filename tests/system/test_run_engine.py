@@ -136,7 +136,8 @@ def test_an_aborted_scan_is_reduced_as_far_as_it_came(tmp_path: Path) -> None:
     finally:
         live.close()
     assert result.progress.n_frames == 4
-    assert result.problems == ()
+    [problem] = result.problems
+    assert "run-failed: the plan failed after 4 points: the shutter fell" in problem
     assert replayed(result, tmp_path / "again") == dict(result.digests)
 
 
