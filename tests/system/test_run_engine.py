@@ -67,7 +67,7 @@ def replayed(result: RunResult, folder: Path, documents: Any = None, **changes: 
     assert source.settings is not None
     made = load_settings({**source.settings, "archive": {"folder": str(folder)}, **changes})
     again = process(source.documents if documents is None else documents, made)
-    assert again.problems == ()
+    assert again.problems == result.problems
     return dict(again.digests)
 
 
