@@ -9,6 +9,7 @@ import json
 import re
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -308,9 +309,11 @@ def _connected(parts: Any, api_key: str | None) -> tuple[Any, str]:
 def _found(client: Any, path: list[str]) -> Any:
     if not path:
         raise KeyError("no run is named")
-    # A uid alone lies where bluesky-tiled-plugins and `hedmlive serve` put runs.
-    if len(path) == 1 and _RAW in client:
-        return client[_RAW][path[0]]
+    if len(path) == 1:
+        # A uid alone lies where bluesky-tiled-plugins and `hedmlive serve` put runs, unless a profile leads there. What
+        # is no uid is a ValueError there.
+        with suppress(KeyError, ValueError):
+            return client[_RAW][path[0]]
     node = client
     for each in path:
         node = node[each]

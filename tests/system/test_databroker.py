@@ -85,9 +85,14 @@ def test_a_run_of_databroker_2_is_replayed(tmp_path: Path) -> None:
             profiles = {"station": {"uri": uri}, "station-raw": {"uri": f"{uri}/metadata/raw"}}
             (tmp_path / "profiles" / "station.yml").write_text(yaml.safe_dump(profiles))
             env = environment(TILED_PROFILES=str(tmp_path / "profiles"), TILED_API_KEY=KEY)
-            for run in (f"station/raw/{result.uid}", f"station-raw/{result.uid[:8]}"):
+            for run in (
+                f"databroker://station/raw/{result.uid}",
+                f"databroker://station-raw/{result.uid[:8]}",
+                f"databroker://station-raw/{result.uid[:8]}?frames=files",
+                f"tiled://station-raw/{result.uid[:8]}",
+            ):
                 out = tmp_path / run.replace("/", "_")
-                done = replay(sys.executable, f"databroker://{run}", tmp_path / "hedmlive.yml", out, env)
+                done = replay(sys.executable, run, tmp_path / "hedmlive.yml", out, env)
                 assert digest_of(done) == result.digests[0]
             done = replay(
                 sys.executable, "databroker://station-raw/nosuchrun", tmp_path / "hedmlive.yml", tmp_path, env
