@@ -346,6 +346,26 @@ def test_windows_and_indexes_change_nothing(
         check(adapter, conditions, limit, annuli)
 
 
+def test_a_table_without_rows_gives_none(tmp_path):
+    storage: Any = parse_storage(f"sqlite:///{tmp_path / 'tables.db'}")
+    register_storage(storage)
+    source = DataSource(
+        structure_family=StructureFamily.table,
+        structure=TableStructure.from_schema(table_schema(TABLE)),
+        mimetype="application/x-tiled-sql-table",
+        parameters={"table_name": sql_table_name(TABLE)},
+        management=Management.writable,
+        assets=[],
+    )
+    source = LockedSQLAdapter.init_storage(storage, source)
+    name, number = source.parameters["table_name"], source.parameters["dataset_id"]
+    adapter = LockedSQLAdapter(storage.uri, source.structure, name, number)
+    for column in ("frame", "omega", "Weight", "sum_intensity"):
+        (page,) = pages(adapter, 5, conditions=(Condition(column=column, operator="ge", values=(0.0,)),))
+        assert (len(page), page.column_names) == (0, list(ROWS))
+    storage.dispose()
+
+
 @FEW
 @given(st.lists(st.tuples(st.integers(0, 13), st.integers(0, 5)), max_size=20), st.sampled_from([2, 1000]))
 def test_rows_are_found_by_their_key(adapter: Any, pairs: list[tuple[int, int]], limit: int):
