@@ -10,6 +10,7 @@ from tiled.utils import path_from_uri
 
 from .archives_nodes import Place, put_source
 from .formats import ARCHIVE_TABLE
+from .layout import inherited_tags
 
 
 def lead_to_archive(client: Any, place: Place) -> int:
@@ -54,7 +55,12 @@ def _lead(parent: Any, node: Any, path: Path) -> bool:
             parent.delete_contents([node.item["id"]])
             made = replace(source, id=None, assets=[replace(here, num=0)])
             parent.new(
-                node.structure_family, [made], key=node.item["id"], metadata=dict(node.metadata), specs=node.specs
+                node.structure_family,
+                [made],
+                key=node.item["id"],
+                metadata=dict(node.metadata),
+                specs=node.specs,
+                access_tags=inherited_tags(parent),
             )
         return True
     return False

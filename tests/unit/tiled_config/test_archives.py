@@ -165,7 +165,7 @@ def test_another_file_in_its_place_is_told(inside, outside):
     assert told.value.status_code == 409
     with pytest.raises(HTTPException, match="is not in the file itself"):
         adapter(write(inside / "b.h5", 3, columns=MEMBERS.names[:-1])).read()
-    with pytest.raises(HTTPException, match="cannot be opened") as told:
+    with pytest.raises(HTTPException, match="is not there any more") as told:
         adapter(inside / "missing.h5").read()
     assert told.value.status_code == 409
     with pytest.raises(HTTPException, match="outside the folders") as told:
