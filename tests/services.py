@@ -151,7 +151,7 @@ def services(*databases: str) -> Generator[tuple[Postgres, Redis]]:
 class Facility:
     """A server of `examples/facility` in a process of its own, over real services."""
 
-    def __init__(self, folder: Path, postgres: Postgres, redis: Redis) -> None:
+    def __init__(self, folder: Path, postgres: Postgres, redis: Redis, root_path: str) -> None:
         self.folder, self.postgres, self.redis = folder, postgres, redis
         self.port = free_port()
         self.file = folder / "serve.yml"
@@ -160,7 +160,7 @@ class Facility:
         for written, here in (("5432/", postgres.port), ("6379/", redis.port)):
             assert f":{written}" in text
             text = text.replace(f":{written}", f":{here}/")
-        self.file.write_text(text.replace("port: 8000", f"port: {self.port}"))
+        self.file.write_text(text.replace("port: 8000", f"port: {self.port}") + f"  root_path: {root_path or '/'}\n")
         shutil.copy(EXAMPLE / "access.yml", folder)
         (folder / "secret_key").write_text(SECRETS["signature"])
         for name in ("data", "archives"):
@@ -203,8 +203,8 @@ class Facility:
 
 
 @contextmanager
-def facility(folder: Path, postgres: Postgres, redis: Redis) -> Generator[Facility]:
-    made = Facility(folder, postgres, redis)
+def facility(folder: Path, postgres: Postgres, redis: Redis, root_path: str = "") -> Generator[Facility]:
+    made = Facility(folder, postgres, redis, root_path)
     made.start()
     try:
         yield made

@@ -37,6 +37,7 @@ from hedmlive.callbacks.settings import (
 from hedmlive.callbacks.watch_settings import FinishedSettings, LogSettings, ProfileSettings, WatchSettings
 from hedmlive.cli.app import app
 from hedmlive.streaming import PEAKS_FIT, TABLES, Column, Recipe
+from hedmlive.tiled_config.facility import FacilitySettings, ProposalSettings
 from hedmlive.tiled_config.settings import ServeSettings
 
 HERE = Path(__file__).parent
@@ -95,6 +96,8 @@ def settings() -> str:
         ("worker:", WorkerSettings, "Bounds of what waits in memory; the defaults suit most."),
         ("tiled:", TiledSettings, "The server to publish to; without this block nothing is published."),
         ("serve.yml", ServeSettings, "Another file: what `hedmlive serve` reads."),
+        ("serve.yml: facility:", FacilitySettings, "A server for many users, over PostgreSQL and Redis."),
+        ("serve.yml: facility: proposal:", ProposalSettings, "Which access tag a run gets."),
     )
     parts = [f"# Settings\n\n{MADE} A key that is not listed here is refused by name.\n"]
     for title, model, about in models:

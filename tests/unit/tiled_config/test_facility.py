@@ -53,7 +53,7 @@ def test_secrets_come_from_the_environment_and_from_files_and_are_shown_nowhere(
     # Not an address: nothing in it is escaped.
     assert facility.providers[0]["args"]["users_to_passwords"]["alice"] == "word-a"
     assert [word for word in (*SECRETS.values(), "p%40", "signs-") if word in repr(settings) + str(facility)] == []
-    assert (facility.access, facility.root_path) == (folder / "access.yml", "/hedm")
+    assert (facility.access, facility.root_path) == (folder / "access.yml", "")
 
 
 @pytest.mark.parametrize(
