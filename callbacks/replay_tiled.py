@@ -294,7 +294,9 @@ def _item(value: Any) -> Any:
 def _connected(parts: Any, api_key: str | None) -> tuple[Any, str]:
     """Return the root of the catalogue, or what a profile says instead, and the path from there."""
     # Imported when needed: Tiled's client is slow to import.
-    from tiled.client import from_profile, from_uri
+    from tiled.client import from_profile
+    from tiled.client.constructors import from_context
+    from tiled.client.context import Context
     from tiled.profiles import list_profiles
 
     key = {} if api_key is None else {"api_key": api_key}
@@ -303,7 +305,13 @@ def _connected(parts: Any, api_key: str | None) -> tuple[Any, str]:
     scheme = parts.scheme.partition("+")[2] or "http"
     said = _API.fullmatch(parts.path)
     prefix, path = (said["prefix"], said["path"]) if said else ("", parts.path)
-    return from_uri(f"{scheme}://{parts.netloc}{prefix}/api/v1", **key), path
+    context, _ = Context.from_any_uri(f"{scheme}://{parts.netloc}{prefix}/api/v1", **key)
+    try:
+        return from_context(context), path
+    except BaseException:
+        # Where a key is refused, `from_uri` leaves the connection open.
+        context.close()
+        raise
 
 
 def _found(client: Any, path: list[str]) -> Any:

@@ -330,10 +330,9 @@ def test_archives_that_were_moved_are_said_and_led_to_their_place(server, folder
     disconnect(client)
 
 
-@pytest.mark.parametrize("kind", ["several", "stacks"])
-def test_raw_pixels_of_events_that_hold_several_frames(server, folder, tmp_path, kind):
-    uid = f"cut-{kind}"
-    docs = store(server, folder, kind, uid)
+def test_raw_pixels_of_events_that_hold_several_frames(server, folder, tmp_path):
+    uid = "cut-several"
+    docs = store(server, folder, "several", uid)
     settings = load_settings(hostile.settings(tmp_path, tiled={"uri": server.uri, "latency": 0.01}))
     live = process(docs, settings, stem=uid, sink=partial(make_sink, "tiled", server.uri, KEY))
     assert live.problems == ()
