@@ -2,7 +2,8 @@
 
 Measured with tiled 0.2.20: a file registered as ``<readable folder>/../secret.h5``, or through a symlink that lies in a
 readable folder, is served. So is any as ``sqlite:////anywhere/secret.tif`` or ``duckdb:...``: only addresses that begin
-with ``file:`` are compared.
+with ``file:`` are compared. And two parts of it ask for no key: whoever comes lists and reads arrays below ``/zarr``,
+and writes links at ``/api/graphql``.
 """
 
 import json
@@ -18,6 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _DATABASES = ("sqlite", "duckdb", "postgres")
+_KEYLESS = ("/zarr/", "/api/graphql")
 _REGISTERING = ("/api/v1/register", "/api/v1/metadata", "/api/v1/data_source")
 
 
@@ -41,7 +43,10 @@ class FolderGuard:
         self._real = tuple(folder.resolve() for folder in folders)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with 403."""
+        """Pass a request on, or answer it with 403, or 404 where Tiled would ask for no key."""
+        if scope["type"] == "http" and path_of(scope).startswith(_KEYLESS):
+            await answer(send, HTTPStatus.NOT_FOUND, json.dumps({"detail": "Not Found"}))
+            return
         registers = scope["type"] == "http" and scope["method"] in {"POST", "PUT", "PATCH"}
         if not registers or not path_of(scope).startswith(_REGISTERING):
             await self._app(scope, receive, send)

@@ -1,8 +1,10 @@
 """The real Tiled server, in this process and in another one: who may come in, what is kept, what arrives once."""
 
 import gc
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,6 +31,7 @@ from hedmlive.tiled_config import (
     TiledSink,
     connect,
     disconnect,
+    ensure_root,
     latest_reduction,
     read_table,
     serve,
@@ -84,6 +87,24 @@ def rows(table, batch, n=10):
 def test_without_the_key_nobody_comes_in(server, path, query):
     assert httpx.get(server.uri + path, params=query).status_code == 401
     assert httpx.post(server.uri + "/metadata/", params=query, json={}).status_code == 401
+
+
+OPEN = {"/", "/healthz", "/ui/{path}", "/tiled-ui-settings", "/api/v1/"}
+"""What anybody may see: that it lives, the web pages, and which formats there are."""
+
+
+def test_no_route_at_all_shows_anything_without_a_key(server, client):
+    ensure_root(client)
+    base = server.uri.removesuffix("/api/v1")
+    routes = httpx.get(f"{base}/openapi.json").json()["paths"]
+    assert len(routes) > 40
+    shown = set()
+    for path, methods in routes.items():
+        for method, code in itertools.product(methods, ("raw", "")):
+            answer = httpx.request(method, base + re.sub(r"\{[^}]*\}", code, path))
+            if answer.status_code < 400:
+                shown.add(path)
+    assert shown <= OPEN
 
 
 def test_a_client_with_a_wrong_key_is_told_so(server):

@@ -96,6 +96,13 @@ def test_what_is_not_understood_is_passed_on_unchanged(folders, body):
     assert ask(FolderGuard(echo, [folders]), "/api/v1/metadata/a", body) == (200, body)
 
 
+@pytest.mark.parametrize("path", ["/zarr/v2/raw/.zgroup", "/zarr/v3/a/c/0/0", "/api/graphql", "/api/graphql/"])
+@pytest.mark.parametrize("root", ["", "/hedm"])
+def test_what_asks_for_no_key_is_closed(folders, path, root):
+    for method in ("GET", "POST"):
+        assert ask(FolderGuard(echo, [folders]), path, b"{}", method, root=root)[0] == 404
+
+
 def test_data_are_not_looked_into(folders):
     guard = FolderGuard(echo, [folders / "inside"])
     body = body_of(folders / "inside/../real/a.h5")
