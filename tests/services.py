@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from hedmlive.tiled_config import read_serve_settings
+from hedmlive.tiled_config.facility import FacilitySettings
 from hedmlive.tiled_config.facility_access import make_key
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "facility"
@@ -171,8 +172,10 @@ class Facility:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def settings(self):
-        return read_serve_settings(self.file).facility
+    def settings(self) -> FacilitySettings:
+        settings = read_serve_settings(self.file).facility
+        assert settings is not None
+        return settings
 
     def start(self) -> None:
         # What a key is asked for on the command line is what the tests ask for: the command itself.
