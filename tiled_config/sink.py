@@ -21,6 +21,7 @@ from .layout import (
     BATCH,
     RAW,
     REDUCED,
+    SUMMARY,
     ensure_attempt,
     ensure_root,
     ensure_table,
@@ -29,13 +30,16 @@ from .layout import (
     run_tags,
 )
 from .settings import KEY_VARIABLE
-from .summary import write_summary
+from .summary import facts_of_frames, wider, write_summary
 
 LIVE_EVENTS = 25
 """Events of the run itself that are written at once: one by one costs the server 60 ms each."""
 
 DELAYS = (0.2, 0.5, 1.0)
 """Seconds before each repetition of an append."""
+
+SUMMARY_EVERY = 5.0
+"""Seconds between two summaries at least: each makes two requests, for which the rows have to wait."""
 
 _TOO_LARGE = 413
 _TRANSIENT = frozenset({408, 409, 425, 429, 502, 503, 504})
@@ -166,6 +170,9 @@ class TiledSink:
         self._start: Mapping[str, Any] = {}
         self._rows: dict[str, int] = {}
         self._summarised = 0
+        self._summarised_at = 0.0
+        self._ranges: dict[str, float] = {}
+        self._run: Any = None
         self._writer: Callable[[str, dict[str, Any]], None] | None = None
         self._failed: list[Exception] = []
         self._left_out: set[str] = set()
@@ -205,8 +212,11 @@ class TiledSink:
             self._reduction = ensure_attempt(self._client, uid, attempt, start, metadata)
             self._nodes = {name: ensure_table(self._reduction, uid, table) for name, table in tables.items()}
             self._archived = self._served_from_archive()
-            self._start, self._rows, self._summarised = start, {}, 0
+            self._start, self._rows, self._summarised, self._run = start, {}, 0, None
             self._summarise()
+            # What was stored before it was opened.
+            said = self._reduction.metadata.get(SUMMARY, {})
+            self._ranges = {name: value for name, value in said.items() if name.endswith(("_min", "_max"))}
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -411,15 +421,20 @@ class TiledSink:
     def _count(self, table: str, columns: Mapping[str, np.ndarray]) -> None:
         """Count the rows; say what is searched for when there are twice as many frames as when it was said last."""
         self._rows[table] = self._rows.get(table, 0) + len(next(iter(columns.values()), ()))
-        if table == "frames" and self._rows[table] >= 2 * self._summarised:
+        if table == "frames":
+            self._ranges = wider(self._ranges, facts_of_frames(columns))
+        due = time.monotonic() >= self._summarised_at + SUMMARY_EVERY
+        if table == "frames" and due and self._rows[table] >= 2 * self._summarised:
             # The rows are stored: that it cannot be said now must not look as if they were not.
             with suppress(PublishError, ConnectionError), _translated(f"summary of {self._reduction.uri}"):
-                self._summarise()
+                # Nothing is read for it, and no node looked up: rows wait meanwhile.
+                self._summarise(self._ranges)
 
-    def _summarise(self) -> None:
-        self._summarised = max(1, self._rows.get("frames", 0))
-        run = self._client[REDUCED][self._reduction.path_parts[-2]]
-        write_summary(self._reduction, run, self._start, self._rows, self._nodes.get("frames"))
+    def _summarise(self, ranges: Mapping[str, float] | None = None) -> None:
+        self._summarised, self._summarised_at = max(1, self._rows.get("frames", 0)), time.monotonic()
+        if self._run is None or ranges is None:
+            self._run = self._client[REDUCED][self._reduction.path_parts[-2]]
+        write_summary(self._reduction, self._run, self._start, self._rows, self._nodes.get("frames"), ranges)
 
     def _served_from_archive(self) -> frozenset[str]:
         """Return the tables that the server reads from the archive itself, so that nothing is to be sent."""

@@ -39,8 +39,20 @@ def facts_of_frames(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
     return found
 
 
+def wider(ranges: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Return the ranges that hold both."""
+    names = {*ranges, *more}
+    ends = {name: [each[name] for each in (ranges, more) if name in each] for name in names}
+    return {name: (min if name.endswith("_min") else max)(values) for name, values in ends.items()}
+
+
 def write_summary(
-    reduction: Any, run: Any, start: Mapping[str, Any], counts: Mapping[str, int], frames: Any | None
+    reduction: Any,
+    run: Any,
+    start: Mapping[str, Any],
+    counts: Mapping[str, int],
+    frames: Any | None,
+    ranges: Mapping[str, float] | None = None,
 ) -> None:
     """Write the summary of a reduction into its metadata, and into its run's.
 
@@ -56,11 +68,15 @@ def write_summary(
         Rows of each table, as far as they are known.
     frames
         Client of the table ``frames``, if there is one.
+    ranges
+        What `facts_of_frames` would find in it, if that is known; then it is not read.
     """
     from tiled.client.metadata_update import DELETE_KEY
 
     facts = facts_of_start(start)
-    if frames is not None:
+    if ranges is not None:
+        facts |= ranges
+    elif frames is not None:
         there = frames.structure().columns
         wanted = [name for sources in _RANGES.values() for name in sources if name in there]
         read = frames.read(wanted)
