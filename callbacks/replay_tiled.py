@@ -80,8 +80,11 @@ def open_tiled(where: str, api_key: str | None) -> TiledRun:
     except Exception as error:
         if client is not None:
             client.context.close()
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ReplayError(f"{shown}: cannot be read ({why}); {_WANTED} and a valid key") from None
+        # Tiled goes on with how its own client is called.
+        why = " ".join(f"{type(error).__name__}: {error}".split()).partition(" Set an api_key")[0][:300]
+        raise ReplayError(
+            f"{shown}: cannot be read ({why}); {_WANTED}, and a valid key by --key-file or HEDMLIVE_TILED_KEY"
+        ) from None
     # Closed with the last image that waits to be fetched.
     weakref.finalize(client.context, client.context.http_client.close)
     return TiledRun(run=node, settings=settings, from_files=frames == "files")

@@ -276,7 +276,7 @@ def test_what_cannot_be_replayed_is_told_in_one_line(server, path, message):
 
 def test_a_wrong_key_is_told_without_it(server, monkeypatch):
     monkeypatch.setenv("HEDMLIVE_TILED_KEY", "f" * 32)
-    with pytest.raises(ReplayError, match="and a valid key") as caught:
+    with pytest.raises(ReplayError, match="and a valid key by --key-file") as caught:
         open_source(address(server, "run-stream"))
     assert "f" * 32 not in str(caught.value)
 
