@@ -22,7 +22,7 @@ from hedmlive.streaming import ArchiveError
 
 Run = Callable[..., Any]
 COMMANDS = (
-    *("demo", "simulate", "serve", "publish", "results", "reduce", "watch", "replay"),
+    *("demo", "simulate", "serve", "key", "publish", "results", "reduce", "watch", "replay"),
     *("digest", "doctor", "neighbours", "bench"),
 )
 
