@@ -42,7 +42,8 @@ SUMMARY_EVERY = 5.0
 """Seconds between two summaries at least: each makes two requests, for which the rows have to wait."""
 
 _TOO_LARGE = 413
-_TRANSIENT = frozenset({408, 409, 425, 429, 502, 503, 504})
+_TRANSIENT = frozenset({408, 425, 429, 502, 503, 504})
+_CONFLICT = 409
 
 
 def append_batch(
@@ -88,7 +89,7 @@ def append_batch(
     refused = n_stored = 0
     for delay in (*delays, None):
         try:
-            with _translated(name, refusals=(500,)):
+            with _translated(name, refusals=(500,), passing=(_CONFLICT,)):
                 n_stored = np.count_nonzero(node.read([BATCH])[BATCH] == batch) if unsure else 0
                 if not n_stored:
                     node.append_partition(0, table)
@@ -112,7 +113,7 @@ class _Refusal(ConnectionError):
 
 
 @contextmanager
-def _translated(what: str, *, refusals: tuple[int, ...] = ()) -> Generator[None]:
+def _translated(what: str, *, refusals: tuple[int, ...] = (), passing: tuple[int, ...] = ()) -> Generator[None]:
     import httpx
 
     try:
@@ -125,7 +126,7 @@ def _translated(what: str, *, refusals: tuple[int, ...] = ()) -> Generator[None]
             ) from error
         if code in refusals:
             raise _Refusal(f"{what}: the server answered {code}") from error
-        if code in _TRANSIENT or code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        if code in _TRANSIENT or code in passing or code >= httpx.codes.INTERNAL_SERVER_ERROR:
             raise ConnectionError(f"{what}: the server answered {code}") from error
         raise PublishError(f"{what}: refused with {error}") from error
     except httpx.HTTPError as error:
@@ -382,7 +383,7 @@ class TiledSink:
 
         base, _, path = self._reduction.item["links"]["self"].partition("/metadata/")
         name = f"batches of {', '.join(tables)} of {self._reduction.uri}"
-        with _translated(name, refusals=(500,)):
+        with _translated(name, refusals=(500,), passing=(_CONFLICT,)):
             try:
                 handle_error(
                     self._reduction.context.http_client.patch(
