@@ -167,9 +167,7 @@ class Stages:
         self.watch("publish to Tiled", lambda: self._publish(joined))
 
     def _publish(self, joined: Batches) -> None:
-        for name, rows in joined.items():
-            if name != "pixels":
-                self._sink.append(name, self._batch, rows)
+        self._sink.append_all({name: (self._batch, rows) for name, rows in joined.items() if name != "pixels"})
 
 
 def measure_stages(shape: tuple[int, int], n_frames: int, folder: Path, server: Server) -> Stages:

@@ -18,6 +18,7 @@ from .foreign_groups import detectors_of
 from .foreign_look import Look, Piece, Values
 from .hdf5 import NotYet
 from .motor_logs import FramesOf, read_log
+from .problems import Problems
 from .raw_archive import RawArchive
 from .readers import make_reader
 from .run import RunReduction
@@ -34,10 +35,10 @@ class Aside:
     """What the maker of documents says beside them; deaf until `process` joins the reduction to it."""
 
     def __init__(self) -> None:
-        self._add: Callable[[str, str], None] | None = None
+        self._problems: Problems | None = None
         self._idle: Callable[[], None] | None = None
 
-    def join(self, add: Callable[[str, str], None], reduction: RunReduction, raw: RawArchive | None) -> None:
+    def join(self, problems: Problems, reduction: RunReduction, raw: RawArchive | None) -> None:
         """Say where problems go, and what has something to do while nothing new is there."""
 
         def idle() -> None:
@@ -47,12 +48,12 @@ class Aside:
             if raw is not None:
                 raw.flush_if_due()
 
-        self._add, self._idle = add, idle
+        self._problems, self._idle = problems, idle
 
     def problem(self, message: str) -> None:
         """Name a problem of a file."""
-        if self._add is not None:
-            self._add("foreign-file", message)
+        if self._problems is not None:
+            self._problems.add("foreign-file", message)
 
     def idle(self) -> None:
         """Say that nothing new is there."""

@@ -107,7 +107,7 @@ def process(
         if reduction.archive is None:
             raise ArchiveError(problems.kept[-1].message)
         if aside is not None:
-            aside.join(problems.add, reduction, raw)
+            aside.join(problems, reduction, raw)
         return _process(reduction, chain([(name, start)], iterator), raw, sink, watch, publish_seconds)
     finally:
         if raw is not None:

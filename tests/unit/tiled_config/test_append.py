@@ -63,7 +63,9 @@ def test_a_batch_is_sent_once_when_all_is_well():
     assert node.rows["batch"].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("error", [httpx.ReadTimeout("lost"), httpx.ConnectError("away"), answer(503), answer(409), answer(500)])
+@pytest.mark.parametrize(
+    "error", [httpx.ReadTimeout("lost"), httpx.ConnectError("away"), answer(503), answer(409), answer(500)]
+)
 @pytest.mark.parametrize("stored", [True, False])
 def test_an_unknown_end_is_looked_up_before_it_is_sent_again(error, stored):
     node = FakeTable((stored, error))
