@@ -168,7 +168,7 @@ class LostFrames:
 
 def _other_frames(file: h5py.File, place: str) -> list[h5py.Dataset]:
     """Return the datasets of frames beside one."""
-    group = subgroup(file, place.rsplit("/", 1)[0] or "/")
+    group = subgroup(file, place.rpartition("/")[0] or "/")
     beside = [data for name in group if isinstance(data := group[name], h5py.Dataset) and data.ndim >= 3]
     return [data for data in beside if data.name != file[place].name]
 

@@ -29,9 +29,11 @@ def write(
     return path
 
 
-def watch(path: Path, n: int, *, place: str | None = None, per_event: int = 1) -> list[tuple[int | None, str]]:
+def watch(
+    path: Path, n: int, *, place: str | None = None, per_event: int = 1, dataset: str = "/entry/data/data"
+) -> list[tuple[int | None, str]]:
     """Announce n frames one by one, look after each, and return frames and causes."""
-    guard, reader = LostFrames("det", place), HDF5Reader(path, {}, per_event)
+    guard, reader = LostFrames("det", place), HDF5Reader(path, {"dataset": dataset}, per_event)
     said = []
     for i in range(n):
         source = InFile(reader=reader, index=i // per_event, part=i % per_event)
@@ -101,6 +103,13 @@ def test_a_place_of_the_settings(tmp_path: Path) -> None:
     assert watch(path, 4) == []
     assert watch(path, 4, place="/odd/number") == shifted(3, 4)
     assert watch(path, 4, place="/odd/nothing") == [(None, "frame_ids")]
+
+
+def test_frames_that_lie_in_no_group(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.h5", [1, 2, 3, 5])
+    with h5py.File(path, "r+") as file:
+        file.move("/entry/data/data", "/frames")
+    assert watch(path, 4, dataset="frames") == shifted(3, 4)
 
 
 def test_several_frames_an_event(tmp_path: Path) -> None:
