@@ -218,7 +218,7 @@ class Publisher:
         self.lag = Lags()
         self.n_rows = 0
         name = run_uid[:8]
-        self._raw = _RawPublisher(make, raw, run_uid, settings, problems) if raw and settings.raw else None
+        self._raw = _RawPublisher(make, raw, run_uid, settings, problems) if raw is not None and settings.raw else None
         self._thread = threading.Thread(target=self._run, name=f"hedmlive-publish-{name}", daemon=True)
         self._thread.start()
 

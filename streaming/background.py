@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ _MANY_LIT = 0.015
 as long, at 4 % it takes a fifth longer to list pixels from bit planes."
 _WHOLE = 2.0**53
 "Up to here every whole number is a float64."
+
+
+_Kept = TypeVar("_Kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,14 @@ class _Cut:
     "What `background` holds too much, counts."
     dark_zero: bool
     "Whether a pixel of 0 counts is nowhere lit."
+
+
+def take_kept(kept: list[_Kept]) -> _Kept | None:
+    """Take memory that is kept for the next frame, None if there is none: another thread may take the last just now."""
+    try:
+        return kept.pop()
+    except IndexError:
+        return None
 
 
 class Background:
@@ -187,7 +198,7 @@ class Background:
 
     def _push_compressed(self, image: CompressedImage, cut: _Cut) -> LitPixels:
         if self._many_lit:
-            dense = image.dense(self._frames.pop() if self._frames else None)
+            dense = image.dense(take_kept(self._frames))
             lit = self._push_dense(dense, cut)
             self._frames.append(dense)
             self._many_lit = len(lit.row) > _MANY_LIT * dense.size
@@ -202,8 +213,9 @@ class Background:
 
     def _in_room(self, cut: _Cut, find: Callable[..., tuple[int, int]]) -> LitPixels:
         """Return the lit pixels that `find` lists, given what `lit_kernels.lit_pixels` takes from the background on."""
-        room = self._rooms.pop() if self._rooms else np.empty((3, _FIRST_CAPACITY + 1), np.int32)
-        lists = self._lists.pop() if self._lists else _lists(self._expected, cut.dtype)
+        room, lists = take_kept(self._rooms), take_kept(self._lists)
+        room = np.empty((3, _FIRST_CAPACITY + 1), np.int32) if room is None else room
+        lists = _lists(self._expected, cut.dtype) if lists is None else lists
         while True:
             row, col, value, intensity = lists
             n_runs, n = find(cut.background, cut.shift, room, row, col, value, intensity)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import peak_kernels
-from .background import LitPixels
+from .background import LitPixels, take_kept
 from .errors import SettingsError
 from .fitting import FitRecipe, Surroundings, fit_peaks
 from .recipe import Recipe, is_number
@@ -87,7 +87,7 @@ class PeakFinder:
         surroundings
             The whole frame, for fits; without it only the lit pixels are fitted.
         """
-        room = (self._rooms.pop() if self._rooms else _Room(0)).for_pixels(len(lit.row))
+        room = (take_kept(self._rooms) or _Room(0)).for_pixels(len(lit.row))
         found = self._push(frame, omega, lit, room, edge, beside_mask, level, surroundings)
         if room.capacity <= _MOST_KEPT:
             self._rooms.append(room)
