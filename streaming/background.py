@@ -225,12 +225,13 @@ class Background:
             # Once more, with room enough.
             lists = _lists(max(n, len(row)), cut.dtype)
             room = np.empty((3, max(2 * n_runs + 1, room.shape[1])), np.int32)
-        if room.shape[1] <= _MOST_KEPT:
-            self._rooms.append(room)
         # The next frame will have about as many; only what is written to takes memory.
         self._expected = min(n + n // 4, _MOST_KEPT) + _FIRST_CAPACITY
         row, col, value, intensity = row[:n], col[:n], value[:n], intensity[:n]
         runs = room[:, : n_runs + 1].copy()
+        # Not before: from then on another thread writes to it.
+        if room.shape[1] <= _MOST_KEPT:
+            self._rooms.append(room)
         if cut.prepared.flat is not None:
             intensity /= cut.prepared.flat[row, col]
         return LitPixels(shape=cut.prepared.shape, row=row, col=col, raw=value, intensity=intensity, runs=runs)

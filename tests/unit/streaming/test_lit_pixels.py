@@ -1,5 +1,7 @@
 """Lit pixels: the kernel is its naive twin for every type, layout, mask and background."""
 
+from dataclasses import replace
+
 import h5py
 import hdf5plugin
 import numpy as np
@@ -12,12 +14,15 @@ from unit.streaming.strategies import DTYPES, LAYOUTS, images, in_layout, shapes
 from hedmlive.streaming import (
     Background,
     CompressedImage,
+    Corrections,
+    Frame,
     FrameError,
     PeakFinder,
     Recipe,
     SettingsError,
     SparseImage,
 )
+from hedmlive.streaming.finders import ThresholdFinder
 
 
 def lit_of(image, recipe, dark=None, mask=None, flat=None):
@@ -105,6 +110,36 @@ def test_memory_that_was_taken_back_is_used_again():
         assert again.row.base is held
         assert listed(again) == wanted
         background.take_back(background.push(sparse(GOOD)))
+
+
+class GivenAway(list):
+    """Memory that is kept for the next frame: whoever works beside us may write to it from the first moment on."""
+
+    def append(self, memory):
+        arrays = memory if isinstance(memory, tuple) else [memory] if isinstance(memory, np.ndarray) else vars(memory)
+        for array in arrays.values() if isinstance(arrays, dict) else arrays:
+            if isinstance(array, np.ndarray):
+                array[...] = 77
+        super().append(memory)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("split", ["none", "local-maximum", "regional-maximum"])
+def test_memory_that_was_given_away_is_not_looked_at_again(split, in_file):
+    image = np.random.default_rng(5).poisson(3.0, (60, 70)).astype(np.uint16)
+    recipe = Recipe(threshold=4.5, split=split, smooth=split == "local-maximum", saturation=9.0)
+    wanted, found = (ThresholdFinder(recipe, Corrections().prepared(image.shape)) for _ in range(2))
+    for part, names in ((found._background, ("_rooms", "_lists", "_frames")), (found._peaks, ("_rooms",))):
+        for name in names:
+            setattr(part, name, GivenAway())
+    for number in range(3):
+        frame = Frame(frame=number, point=number, image=image, omega_start=0.0, omega_end=1.0)
+        given_ = replace(frame, image=compressed(image)) if in_file else frame
+        expected, peaks = wanted.push(frame), found.push(given_)
+        for table in ("peaks", "pixels"):
+            for name, values in getattr(expected, table).items():
+                np.testing.assert_array_equal(getattr(peaks, table)[name], values)
+        np.testing.assert_array_equal(peaks.runs, expected.runs)
 
 
 def test_a_flooded_frame_is_refused_however_it_comes():
