@@ -176,13 +176,15 @@ class FolderWatch:
         # What is wrong with the patterns is to be known at once.
         self._scans()
 
-    def run(self, *, once: bool = False) -> Iterator[Outcome]:
+    def run(self, *, once: bool = False, stopped: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
         """Give what becomes of each file, for ever, or until all that are there are done.
 
         Parameters
         ----------
         once
             Whether to end when every file that is there is finished and reduced.
+        stopped
+            Asked between two looks at the folder: whether to end.
 
         Raises
         ------
@@ -190,7 +192,7 @@ class FolderWatch:
             Another watch writes to the same archives.
         """
         with self._alone():
-            while True:
+            while not stopped():
                 left = False
                 for scan in self._scans():
                     outcome = self._take(scan)

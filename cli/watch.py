@@ -1,6 +1,8 @@
 """The command `watch`: files of frames that come to a folder become runs."""
 
 import json
+import signal
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,22 @@ def run_watch(
     n_failed = 0
     if not once:
         error_console.print(f"watching {folder} (Ctrl-C ends it)", style="dim", markup=False)
+    ended = threading.Event()
+
+    def end(*_: Any) -> None:
+        # An exception that comes while HDF5 closes something is swallowed there: Ctrl-C must not be lost with it.
+        ended.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, end)
     try:
-        for outcome in watch.run(once=once):
+        for outcome in watch.run(once=once, stopped=ended.is_set):
             n_failed += _show(outcome)
     except KeyboardInterrupt:
+        ended.set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if ended.is_set():
         error_console.print("ended; a file that was not finished is begun again the next time", style="dim")
         return
     if n_failed:

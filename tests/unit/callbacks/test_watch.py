@@ -292,6 +292,13 @@ def test_patterns_that_mean_nothing(folder: Path, tmp_path: Path, patterns: dict
         FolderWatch(folder, load_settings(scans.settings(tmp_path, patterns=patterns)))
 
 
+def test_it_ends_when_it_is_told_to(folder: Path, tmp_path: Path) -> None:
+    asked = iter([False, False, True])
+    running = FolderWatch(folder, load_settings(scans.settings(tmp_path / "out")), clock=Beamline().clock)
+    assert list(running.run(stopped=lambda: next(asked))) == []
+    assert next(asked, None) is None
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no such folder"):
         FolderWatch(tmp_path / "nowhere", load_settings(scans.settings(tmp_path)))
