@@ -175,6 +175,32 @@ def test_foreign_runs_are_published_with_their_frames(tmp_path: Path) -> None:
     assert [result.problems for result in results.values()] == [(), ()]
 
 
+def test_a_foreign_run_is_published_without_the_frames_that_tiled_cannot_serve(tmp_path: Path) -> None:
+    key = "systemtestkey0123456789"
+    file = written(tmp_path / "serve.yml", {"folder": "tiled", "readable": ["."], "port": 0, "api_key": key})
+    (tmp_path / "frames").mkdir()
+    scans.write_fabio(tmp_path / "frames" / "scan_000001.edf")
+    said = scans.settings(tmp_path / "out")
+    said["watch"] |= {"finished": {"frames": scans.N_FRAMES}}
+    with running(sys.executable, "-m", "hedmlive.tiled_config", file, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        uri = server.stdout.readline().strip()
+        settings = load_settings(said | {"tiled": {"uri": uri}})
+        (outcome,) = FolderWatch(tmp_path / "frames", settings, sink=partial(make_sink, "tiled", uri, key)).run(
+            once=True
+        )
+        assert outcome.result is not None, outcome
+        client = connect(uri, key)
+        run = client["raw"][outcome.result.uid]
+        assert run.metadata["stop"]["exit_status"] == "success"
+        assert scans.IMAGE not in run["primary"]
+        (digest,) = outcome.result.digests.values()
+        assert latest_reduction(client, outcome.result.uid).metadata["digest"] == digest
+        disconnect(client)
+    (left_out,) = outcome.result.problems
+    assert f"{scans.IMAGE}: Tiled serves no frames of " in left_out
+
+
 def _n_reduced(path: Path) -> int:
     try:
         with h5py.File(path, "r", swmr=True, libver="latest") as file:
