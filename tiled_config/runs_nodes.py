@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,11 @@ from .live import LiveBatch, Subscription, follow
 from .rings import annuli_of
 from .runs_compare import Comparison, compare
 from .runs_results import Result, ResultList, results_of
+from .runs_shown import Shown
 from .runs_track import Track
 
 
-class ReductionView(Container):
+class ReductionView(Shown, Container):
     """What can be asked of a reduction; a run answers for its newest one."""
 
     @property
@@ -220,11 +220,6 @@ class ReductionView(Container):
         """
         return compare(self.reduction, other.reduction, pixels=pixels, degrees=degrees)
 
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        raise NotImplementedError
-
     def _facts(self) -> dict[str, str]:
         reduction, summary = self.reduction, dict(self.summary)
         counts = [f"{summary[f'n_{what}']} {what}" for what in ("frames", "peaks", "tracks") if f"n_{what}" in summary]
@@ -241,15 +236,6 @@ class ReductionView(Container):
             "warnings": str(len(reduction.metadata.get("warnings", [])) or ""),
         }
         return {name: text for name, text in facts.items() if text}
-
-    def __repr__(self) -> str:
-        return f"<{self.name}: {', '.join(f'{name} {text}' for name, text in self._facts().items())}>"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self._facts().items()
-        )
-        return f"<table><caption>{escape(self.name)}</caption>{rows}</table>"
 
 
 class Reduction(ReductionView):

@@ -10,6 +10,7 @@ from tiled.client.container import Container
 
 from ..streaming import ReplayError, SettingsError
 from .layout import RAW, REDUCED, REDUCTION_UID, RESULTS
+from .runs_shown import Shown
 from .runs_track import images_of
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-class Result(Container):
+class Result(Shown, Container):
     """What one reconstruction made of a run: ranked solutions, and where they come from."""
 
     @property
@@ -146,15 +147,6 @@ class Result(Container):
             "note": str(said.get("note", "")),
         }
         return {name: text for name, text in facts.items() if text}
-
-    def __repr__(self) -> str:
-        return f"<{self.name}: {', '.join(f'{name} {text}' for name, text in self._facts().items())}>"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self._facts().items()
-        )
-        return f"<table><caption>{escape(self.name)}</caption>{rows}</table>"
 
 
 class ResultSet(Container):
