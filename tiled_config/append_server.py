@@ -8,7 +8,8 @@ Either all of it is stored or nothing. What was stored is told to subscribers of
 Who may write to each of the tables may ask; Tiled's own rules decide.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Collection, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -35,6 +36,10 @@ from .appending import unpacked
 _SCOPES = ["write:data"]
 _MOST_KNOWN = 256
 
+_KEPT = 1.0
+"""Seconds for which the tables of a reduction are not looked up again: that costs more than to store a frame's rows.
+Rows that come within a second of its removal are stored for nobody, as those that came just before it."""
+
 router = APIRouter()
 
 
@@ -55,10 +60,10 @@ class _Writer:
         self._root = root_tree
         self._session_state = session_state
 
-    async def tables(self, path: str, names: Iterable[str]) -> list[Any]:
+    async def tables(self, path: str, names: Collection[str]) -> list[Any]:
         """Return tables of a reduction that may be written to; all are looked up at once, at the cost of one."""
         policy = getattr(self._request.app.state, "access_policy", None)
-        there = dict(await (await self._reduction(path, policy)).items_range())
+        there = await self._children(path, set(names), policy)
         found: list[Any] = []
         for name in names:
             node = there.get(name)
@@ -69,17 +74,30 @@ class _Writer:
             found.append(node)
         return found
 
-    async def _reduction(self, path: str, policy: Any) -> Any:
+    async def _children(self, path: str, names: set[str], policy: Any) -> Mapping[str, Any]:
+        """Return what the node of a reduction holds, if all of these are among it: as it is, or was a moment ago."""
         if policy is None and hasattr(self._root, "lookup_adapter"):
             # Whoever came this far may write everywhere: the node is found at once, not step by step.
-            try:
-                return await self._root.lookup_adapter([part for part in path.split("/") if part])
-            except NoEntry:
-                raise HTTPException(HTTPStatus.NOT_FOUND, f"No such entry: {path}") from None
+            lately, now = _lately.setdefault(self._root.context, {}), time.monotonic()
+            if path not in lately or now > lately[path][0] or not names <= lately[path][1].keys():
+                lately[path] = now + _KEPT, dict(await (await self._anywhere(path)).items_range())
+                for each in [each for each, (until, _) in lately.items() if now > until]:
+                    del lately[each]
+            return lately[path][1]
         family = {StructureFamily.container}
         state = self._session_state, self._request.state.metrics
-        return await get_entry(path, _SCOPES, *self._who, self._root, *state, family, policy)
+        node = await get_entry(path, _SCOPES, *self._who, self._root, *state, family, policy)
+        return dict(await node.items_range())
 
+    async def _anywhere(self, path: str) -> Any:
+        try:
+            return await self._root.lookup_adapter([part for part in path.split("/") if part])
+        except NoEntry:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"No such entry: {path}") from None
+
+
+_lately: "WeakKeyDictionary[Any, dict[str, tuple[float, Mapping[str, Any]]]]" = WeakKeyDictionary()
+"""Catalogue to path to what lay there, and until when that is believed."""
 
 _known: "WeakKeyDictionary[Any, dict[tuple[Any, ...], LockedSQLAdapter]]" = WeakKeyDictionary()
 """Catalogue to data source to adapter: to make one costs as much as to append."""

@@ -102,14 +102,15 @@ def follow(
     httpx.HTTPStatusError
         The server refuses: the key is not valid (any more), or the reduction was deleted.
     """
-    from .live_feed import Feed  # its websocket is for those who follow only
+    from .live_feed import Feed, Followed  # its websocket is for those who follow only
 
     names = tuple(dict.fromkeys(tables)) or LIVE_TABLES
     if unknown := [name for name in names if name not in SPECS]:
         raise SettingsError(f"{reduction.name}: tables {unknown} came; wanted some of {sorted(SPECS)}")
     stop = threading.Event() if stop is None else stop
     arrived: queue.Queue[Arrival] = queue.Queue(_WAITING)
-    feeds = [Feed(reduction, name, _putting(arrived, stop), stop, quiet=quiet) for name in names]
+    followed = Followed(reduction)
+    feeds = [Feed(followed, name, _putting(arrived, stop), stop, quiet=quiet) for name in names]
     for feed in feeds:
         feed.start()
     try:

@@ -7,9 +7,10 @@ count begins with; and it makes and revokes a key for each connection, which a r
 
 import json
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
@@ -34,8 +35,54 @@ _LONGEST_QUIET = 8  # times `quiet`
 _POLL = 0.5  # s between two questions where there is no websocket
 _POLL_SHARE = 5  # a question is not asked sooner than after so many times what the last one took
 _WITHOUT = 30.0  # s until the websocket is tried again
+_ONE_ANSWER = 0.2  # s for which what one feed was told of the reduction serves the others
 _PASSING = frozenset({408, 409, 425, 429})
 _LOG = logging.getLogger(__name__)
+
+
+class Followed:
+    """A reduction that several feeds follow: what one of them asks, the others need not.
+
+    They all ask at the same moments, when somebody joins and when the reduction ends; each by itself, these were twenty
+    requests, for which new rows had to wait.
+
+    Parameters
+    ----------
+    reduction
+        The client of the reduction.
+    """
+
+    def __init__(self, reduction: Any) -> None:
+        # A client of its own: asking anew changes what a client knows.
+        self._reduction = reduction.new_variation()
+        self._lock = threading.Lock()
+        self._asked = -math.inf
+        self._nodes: Mapping[str, ReducedTable] = {}
+
+    @property
+    def name(self) -> str:
+        """Name of the reduction, for messages."""
+        return self._reduction.name
+
+    def is_over(self) -> bool:
+        """Tell whether the reduction is over; true is said only when its last rows are stored."""
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._asked + _ONE_ANSWER:
+                self._reduction.refresh()
+                self._asked = now
+            return self._reduction.metadata.get("status") != "running"
+
+    def table(self, name: str) -> ReducedTable | None:
+        """Return the client of a table, None if there is none yet."""
+        with self._lock:
+            if name not in self._nodes:
+                self._nodes = dict(self._reduction.items())
+            return self._nodes.get(name)
+
+    def tables(self) -> list[str]:
+        """Return the names of what there is, for messages."""
+        return sorted(self._nodes)
 
 
 class Feed(threading.Thread):
@@ -44,7 +91,7 @@ class Feed(threading.Thread):
     Parameters
     ----------
     reduction
-        The client of the reduction.
+        The reduction; one for all of its feeds.
     table
         Name of the table.
     put
@@ -57,7 +104,7 @@ class Feed(threading.Thread):
 
     def __init__(
         self,
-        reduction: Any,
+        reduction: Followed,
         table: str,
         put: Callable[[Arrival], None],
         stop: threading.Event,
@@ -65,8 +112,7 @@ class Feed(threading.Thread):
         quiet: float,
     ) -> None:
         super().__init__(name=f"hedmlive-live-{table}", daemon=True)
-        # A client of its own: asking anew changes what a client knows.
-        self._reduction = reduction.new_variation()
+        self._reduction = reduction
         self._table = table
         self._put = put
         self._stop_asked = stop
@@ -97,7 +143,7 @@ class Feed(threading.Thread):
     def _follow(self) -> bool:
         """Follow as long as a connection lasts; return whether the reduction is over and all of it was given."""
         # Asked before the rows: what is stored by then is all there is.
-        over = self._is_over()
+        over = self._reduction.is_over()
         node = self._node(over)
         if node is None:
             return False
@@ -124,7 +170,7 @@ class Feed(threading.Thread):
             except TimeoutError:
                 if time.monotonic() < heard + quiet:
                     continue
-                over = self._is_over()
+                over = self._reduction.is_over()
                 quiet = self._quiet if self._fill(node) else min(2 * quiet, _LONGEST_QUIET * self._quiet)
                 heard = time.monotonic()
                 if over:
@@ -140,7 +186,7 @@ class Feed(threading.Thread):
     def _ask_on(self, node: ReducedTable, until: float) -> bool:
         while not self._stop_asked.is_set() and time.monotonic() < until:
             began = time.monotonic()
-            over = self._is_over()
+            over = self._reduction.is_over()
             self._fill(node)
             if over:
                 return True
@@ -175,19 +221,13 @@ class Feed(threading.Thread):
             self._follower = Follower(self._table, node.identity, BATCH)
         return self._follower
 
-    def _is_over(self) -> bool:
-        self._reduction.refresh()
-        return self._reduction.metadata.get("status") != "running"
-
     def _node(self, over: bool) -> ReducedTable | None:
-        try:
-            return self._reduction[self._table]
-        except KeyError:
-            if over:
-                raise SettingsError(
-                    f"{self._reduction.name}: table {self._table} came; wanted one of {sorted(self._reduction)}"
-                ) from None
-            return None  # nodes are made one by one
+        node = self._reduction.table(self._table)
+        if node is None and over:
+            raise SettingsError(
+                f"{self._reduction.name}: table {self._table} came; wanted one of {self._reduction.tables()}"
+            )
+        return node  # nodes are made one by one
 
     @contextmanager
     def _connected(self, node: ReducedTable) -> Generator[ClientConnection]:

@@ -3,6 +3,7 @@
 With the settings of a facility the same server has its databases in PostgreSQL, live messages in Redis, and many users.
 """
 
+import gc
 import logging
 import os
 import secrets
@@ -240,6 +241,11 @@ def serve(
             tell=tell,
         ) as server,
     ):
+        if threading.current_thread() is threading.main_thread():
+            # The process is ours, and what is there now stays: to look through it again and again took 0.3 s each time,
+            # for which every request waited.
+            gc.collect()
+            gc.freeze()
         ready(server.uri, server.api_key)
         access = None if settings.facility is None else AccessFile(settings.facility, tell)
         with _looking_after(server, settings, readers, tell):
@@ -364,7 +370,10 @@ def _make_server(
         from tiled.server.app import build_app
     except ImportError as error:
         raise SettingsError(f"a server needs the module {error.name}; install hedmlive[server]") from error
+    from .dependencies import remember_dependencies
     from .readiness import Readiness, checks_of
+
+    remember_dependencies()
 
     # Its import sets it to INFO, with a handler to the terminal of its own.
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)
