@@ -114,11 +114,11 @@ class Feeder:
         for name in NAMES:
             self._numbers[name] += 1
             if name == "frames":
-                columns = _columns(name, np.arange(first, end), 0)
+                columns = columns_of(name, np.arange(first, end), 0)
                 columns["n_peaks"][:] = n_peaks
                 columns["time"][:] = time.time()
             else:
-                columns = _columns(name, frames, peaks)
+                columns = columns_of(name, frames, peaks)
             batches[name] = (self._numbers[name], columns)
             key = zip(*(columns[column].tolist() for column in TABLES[name].key), strict=True)
             self.sent[name] += sorted(key)
@@ -130,7 +130,7 @@ class Feeder:
         self.sink.close_reduction({"status": "complete", "digest": "0"})
 
 
-def _columns(name: str, frames: np.ndarray, peaks: np.ndarray | int) -> dict[str, np.ndarray]:
+def columns_of(name: str, frames: np.ndarray, peaks: np.ndarray | int) -> dict[str, np.ndarray]:
     table = TABLES[name]
     columns: dict[str, Any] = {column.name: np.zeros(len(frames), column.dtype) for column in table.columns}
     values = {

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from hedmlive.tiled_config import read_serve_settings
+from hedmlive.tiled_config import EmbeddedServer, read_serve_settings
 from hedmlive.tiled_config.facility import FacilitySettings
 from hedmlive.tiled_config.facility_access import make_key
 
@@ -214,3 +217,47 @@ def facility(folder: Path, postgres: Postgres, redis: Redis, root_path: str = ""
     finally:
         if made.process is not None and made.process.poll() is None:
             made.stop()
+
+
+class SmallFacility:
+    """A server with users, keys and access tags in this process: SQLite and memory stand for the services.
+
+    Quicker than `facility`, and enough where it does not matter what keeps the catalogue.
+    """
+
+    def __init__(self, folder: Path, served: EmbeddedServer, settings: FacilitySettings) -> None:
+        self.folder, self.served, self.settings = folder, served, settings
+
+    @property
+    def address(self) -> str:
+        return self.served.uri.removesuffix("/api/v1")
+
+    def key(self, name: str, role: str, *tags: str) -> str:
+        return asyncio.run(make_key(self.settings, name, role, seconds=3600, tags=tags))
+
+    def ask(self, method: str, path: str, key: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Apikey {key}"}
+        return httpx.request(method, f"{self.served.uri}{path}", headers=headers, timeout=30, **options)
+
+
+@contextmanager
+def small_facility(folder: Path) -> Generator[SmallFacility]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        for name in ("serve.yml", "access.yml"):
+            shutil.copy(EXAMPLE / name, folder)
+        (folder / "secret_key").write_text(SECRETS["signature"])
+        told = read_serve_settings(folder / "serve.yml")
+    assert told.facility is not None
+    databases = {name: SecretStr(f"sqlite:///{folder}/{name}.db") for name in ("catalogue", "tables", "accounts")}
+    # Not validated: a facility's settings take PostgreSQL and Redis only.
+    settings = told.facility.model_copy(update={**databases, "stream": SecretStr("memory")})
+    readable = (*told.readable, *told.archives)
+    for each in readable:
+        each.mkdir()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No path_separator found")  # in Tiled's settings of alembic
+        served = EmbeddedServer(told.folder, readable=readable, facility=settings)
+    with served:
+        yield SmallFacility(folder, served, settings)
