@@ -225,12 +225,34 @@ class SmallFacility:
     Quicker than `facility`, and enough where it does not matter what keeps the catalogue.
     """
 
-    def __init__(self, folder: Path, served: EmbeddedServer, settings: FacilitySettings) -> None:
-        self.folder, self.served, self.settings = folder, served, settings
+    def __init__(self, folder: Path, root_path: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in SECRETS.items():
+                patch.setenv(name, value)
+            for name in ("serve.yml", "access.yml"):
+                shutil.copy(EXAMPLE / name, folder)
+            (folder / "secret_key").write_text(SECRETS["signature"])
+            self._told = read_serve_settings(folder / "serve.yml")
+        assert self._told.facility is not None
+        self.folder, self.port = folder, free_port()
+        databases = {name: SecretStr(f"sqlite:///{folder}/{name}.db") for name in ("catalogue", "tables", "accounts")}
+        # Not validated: a facility's settings take PostgreSQL and Redis only.
+        changes = {**databases, "stream": SecretStr("memory"), "root_path": root_path}
+        self.settings = self._told.facility.model_copy(update=changes)
+        self._readable = (*self._told.readable, *self._told.archives)
+        for each in self._readable:
+            each.mkdir()
 
     @property
     def address(self) -> str:
-        return self.served.uri.removesuffix("/api/v1")
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No path_separator found")  # in Tiled's settings of alembic
+            self.served = EmbeddedServer(
+                self._told.folder, readable=self._readable, facility=self.settings, port=self.port
+            )
 
     def key(self, name: str, role: str, *tags: str) -> str:
         return asyncio.run(make_key(self.settings, name, role, seconds=3600, tags=tags))
@@ -241,23 +263,10 @@ class SmallFacility:
 
 
 @contextmanager
-def small_facility(folder: Path) -> Generator[SmallFacility]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in SECRETS.items():
-            patch.setenv(name, value)
-        for name in ("serve.yml", "access.yml"):
-            shutil.copy(EXAMPLE / name, folder)
-        (folder / "secret_key").write_text(SECRETS["signature"])
-        told = read_serve_settings(folder / "serve.yml")
-    assert told.facility is not None
-    databases = {name: SecretStr(f"sqlite:///{folder}/{name}.db") for name in ("catalogue", "tables", "accounts")}
-    # Not validated: a facility's settings take PostgreSQL and Redis only.
-    settings = told.facility.model_copy(update={**databases, "stream": SecretStr("memory")})
-    readable = (*told.readable, *told.archives)
-    for each in readable:
-        each.mkdir()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No path_separator found")  # in Tiled's settings of alembic
-        served = EmbeddedServer(told.folder, readable=readable, facility=settings)
-    with served:
-        yield SmallFacility(folder, served, settings)
+def small_facility(folder: Path, root_path: str = "") -> Generator[SmallFacility]:
+    made = SmallFacility(folder, root_path)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.served.close()
