@@ -24,6 +24,10 @@ BITSHUFFLE: dict[str, Any] = dict(hdf5plugin.Bitshuffle(cname="lz4"))
 SWMR_SUPERBLOCK = 3
 """First version of the superblock of files that can be read while they are written."""
 
+WRITTEN_FOR = ("v110", "latest")
+"""`libver` of files to write: HDF5 1.10, the first whose files can be read while they are written. With `latest`, HDF5
+2.0 lays out compressed and virtual datasets as no older library, nor any program built on one, can open them."""
+
 _ABANDONED: list[Any] = []
 _PATIENCE = 10.0
 "Seconds that a reader may keep a file from being opened to write; ours let go after milliseconds."
@@ -76,7 +80,7 @@ def open_to_write(path: Path, mode: Literal["r+", "a"]) -> h5py.File:
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            return h5py.File(path, mode, libver="latest")
+            return h5py.File(path, mode, libver=WRITTEN_FOR)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise BlockingIOError(

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..streaming import ArchiveError, DocumentError, HedmLiveError
 from .encoding import ArchivedImage, StoredImage, decode, encode
-from .hdf5 import RESERVE, abandon, check_room, dataset, nexus_group, open_to_write, subgroup, write_rows
+from .hdf5 import RESERVE, WRITTEN_FOR, abandon, check_room, dataset, nexus_group, open_to_write, subgroup, write_rows
 from .raw_frames import relative_path
 from .raw_images import ImageStore
 from .raw_layout import FORMAT, RunSummary, Taken, image_place, read_line, write_summary
@@ -288,7 +288,7 @@ class RawArchive:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             check_room(self.path, 0)
-            file = h5py.File(self.path, "x", libver="latest")
+            file = h5py.File(self.path, "x", libver=WRITTEN_FOR)
         except OSError as error:
             what = "exists already" if self.path.exists() else f"cannot be made: {_why(error)}"
             raise ArchiveError(f"{self.path}: {what}; choose another folder or stem") from None

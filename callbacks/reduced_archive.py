@@ -22,7 +22,7 @@ from ..streaming import (
     join,
     tables_with_roles,
 )
-from .hdf5 import NotYet, abandon, check_room, dataset, open_growing, open_to_write, subgroup
+from .hdf5 import WRITTEN_FOR, NotYet, abandon, check_room, dataset, open_growing, open_to_write, subgroup
 from .reduced_layout import (
     FORMAT,
     append_rows,
@@ -301,7 +301,7 @@ def _recover(path: Path, before: Path) -> None:
         # Killed in its first reduction. A copy drops the mark of the writer that is gone, and keeps its rows.
         copy = path.with_suffix(".part")
         try:
-            with open_growing(path) as old, h5py.File(copy, "w", libver="latest") as new:
+            with open_growing(path) as old, h5py.File(copy, "w", libver=WRITTEN_FOR) as new:
                 new.attrs.update(dict(old.attrs))
                 for name in list(old):
                     old.copy(name, new)
@@ -327,7 +327,7 @@ def _pack(path: Path, attributes: Mapping[int, Mapping[str, Any]], images: Mappi
     packed = path.with_suffix(".part")
     try:
         check_room(path, path.stat().st_size)
-        with h5py.File(path, "r", libver="latest") as old, h5py.File(packed, "w", libver="latest") as new:
+        with h5py.File(path, "r", libver="latest") as old, h5py.File(packed, "w", libver=WRITTEN_FOR) as new:
             new.attrs.update(dict(old.attrs))
             for name in list(old):
                 copy_packed(subgroup(old, name), new.create_group(name))

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from ..streaming import ArchiveError, Column, Columns, SettingsError, Table, digest
-from .hdf5 import BITSHUFFLE, NotYet, check_room, dataset, open_growing, subgroup
+from .hdf5 import BITSHUFFLE, WRITTEN_FOR, NotYet, check_room, dataset, open_growing, subgroup
 from .results_layout import AXES, COLUMNS, FORMAT, SOLUTIONS, NewResult, solutions_of
 from .results_origin import Origin, origin_of
 
@@ -282,7 +282,7 @@ def _rewrite(path: Path, change: Callable[[h5py.File], None]) -> None:
     try:
         if path.exists():
             shutil.copyfile(path, part)
-        with h5py.File(part, "r+" if path.exists() else "w", libver="latest") as file:
+        with h5py.File(part, "r+" if path.exists() else "w", libver=WRITTEN_FOR) as file:
             change(file)
         _sync(part)
         part.replace(path)

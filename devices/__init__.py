@@ -2,9 +2,10 @@
 
 from .area_detector import CAMS, GE_HEADER, GeFileWriter, HedmAreaDetector, SwmrHDF5Plugin, area_detector_class
 from .darks import DARK_AFTER_STREAM, DARK_STREAM, take_darks
-from .fly import Flyer, FrameStream, PositionedFlyer, TriggeredDetector
+from .fly import Flyer, PositionedFlyer
 from .fly_controller import PsoFlyController
 from .fly_run import fly_run_decorator, fly_run_wrapper
+from .frame_stream import FrameStream
 from .frames import FileFrames, HDF5Frames, PluginFrames
 from .plans import ff_scan, nf_scan, step_scan
 from .readings import MonochromatorEnergy, Sample, SampleOfSixPvs, ScalarReading
@@ -23,6 +24,7 @@ from .station_settings import (
     TranslationSettings,
     load_station,
 )
+from .triggered import TriggeredDetector
 from .warnings import WARNING_STREAM, LiveWarnings, warnings_wrapper
 
 __all__ = [

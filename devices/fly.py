@@ -1,114 +1,20 @@
-"""Fly scans: a controller that fires the frames, detectors that write them, and one stream that tells of both."""
+"""Flyers: a controller that fires the frames, and the detectors that write them."""
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ophyd import Signal
+from bluesky.utils import NoReplayAllowed
 from ophyd.status import Status
 
-from ..streaming.errors import SettingsError
-from .frames import Assets, HDF5Frames, PluginFrames, Writer
+from .frame_stream import FrameStream
+from .triggered import TriggeredDetector, writer_of
 
 logger = logging.getLogger("hedmlive")
 
 _LOOK_SECONDS = 0.02
-
-
-class FrameStream:
-    """The frames of some detectors as one stream of documents, for `declare_stream(..., collect=True)` and `collect`.
-
-    The descriptor's configuration holds what the devices of `configuration` hold, and of a fly controller
-    `<name>_start`, `<name>_end`, `<name>_delta` as it has them, beside `<name>_step`, which is delta with the sign of
-    the sweep, and `<name>_frames`.
-
-    Parameters
-    ----------
-    writers
-        The detectors. A frame is told of when all of them have it.
-    name
-        Name of the object.
-    controller
-        The fly controller, with signals `start`, `end` and `delta`.
-    configuration
-        Further devices and signals whose values belong to the frames.
-    """
-
-    def __init__(
-        self, writers: Sequence[Any], *, name: str, controller: Any = None, configuration: Sequence[Any] = ()
-    ) -> None:
-        self.name = name
-        self.parent = None
-        self.controller = controller
-        self.writers: tuple[Writer, ...] = tuple(writers)
-        self.n_told = 0
-        "Frames that were told of, since it was staged or begun."
-        self._configured = (*(() if controller is None else (controller,)), *configuration)
-
-    @property
-    def hints(self) -> dict[str, Any]:
-        """Name no field: an image is nothing to plot against a motor."""
-        return {"fields": []}
-
-    def begin(self) -> None:
-        """Follow what is written from now on, by whatever arms the detectors."""
-        self.n_told = 0
-        for writer in self.writers:
-            if isinstance(writer, HDF5Frames):
-                writer.begin()
-
-    def n_ready(self) -> int:
-        """Return how many frames can be told of: as many as every detector has."""
-        return min(writer.get_index() for writer in self.writers)
-
-    def describe_collect(self) -> dict[str, Any]:
-        """Describe the images."""
-        keys: dict[str, Any] = {}
-        for writer in self.writers:
-            keys |= getattr(writer, "describe_collect", getattr(writer, "describe", None))()  # pyright: ignore[reportOptionalCall]
-        return keys
-
-    def collect_asset_docs(self) -> Assets:
-        """Give the documents of the frames since the last call, as many of each detector."""
-        n = self.n_ready()
-        self.n_told = max(self.n_told, n)
-        for writer in self.writers:
-            yield from writer.collect_asset_docs(n)
-
-    def describe_configuration(self) -> dict[str, Any]:
-        """Describe the configuration."""
-        described: dict[str, Any] = {}
-        for device in self._configured:
-            described |= device.describe() if isinstance(device, Signal) else device.describe_configuration()
-        for key, value in self._sweep().items():
-            kind = "integer" if isinstance(value, int) else "number"
-            described[key] = {"source": f"computed:{self.controller.name}", "dtype": kind, "shape": []}
-        return described
-
-    def read_configuration(self) -> dict[str, Any]:
-        """Read the configuration."""
-        reading: dict[str, Any] = {}
-        for device in self._configured:
-            reading |= device.read() if isinstance(device, Signal) else device.read_configuration()
-        now = time.time()
-        return reading | {key: {"value": value, "timestamp": now} for key, value in self._sweep().items()}
-
-    def _sweep(self) -> dict[str, float | int]:
-        """Return the signed step of the controller's sweep and its frames; nothing before it was set up."""
-        if self.controller is None:
-            return {}
-        start, end, delta = (float(getattr(self.controller, key).get()) for key in ("start", "end", "delta"))
-        if not delta or start == end:
-            return {}
-        name = self.controller.name
-        # Rounded: a sweep that is not a whole number of frames is the controller's to refuse.
-        return {
-            f"{name}_step": math.copysign(delta, end - start),
-            f"{name}_frames": round(abs((end - start) / delta)),
-        }
 
 
 class Flyer(FrameStream):
@@ -116,6 +22,9 @@ class Flyer(FrameStream):
 
     Staging arms the detectors; `kickoff` drives to the run-up and starts the sweep; `complete` is done when the sweep
     is over and every frame is written. Frames that miss then are waited for `settle` seconds, and named in the log.
+
+    A pause at once breaks off a sweep that is under way: motion and detectors are stopped, and `broken_off` says so. It
+    cannot be taken up in its middle; what is done about the rest is the plan's.
 
     Parameters
     ----------
@@ -146,9 +55,15 @@ class Flyer(FrameStream):
         super().__init__(writers, name=name, controller=controller, configuration=(*described, *configuration))
         self.n_frames = 0
         "Frames of the next sweep."
+        self.broken_off = False
+        "Whether a pause has ended the sweep before its end."
         self._settle = settle
-        self._flying: Any = None
+        self._n_before = self._kept = 0
+        self._under_way = False
+        self._moving: Any = None
         self._stopped = threading.Event()
+        # Between the thread that sees the end of the taxi, and the one that stops.
+        self._lock = threading.Lock()
 
     def configure(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Prepare a sweep: `n_frames`. The controller's own signals are set by the plan."""
@@ -159,7 +74,7 @@ class Flyer(FrameStream):
     def stage(self) -> list[object]:
         """Arm the detectors for the frames of the sweep."""
         self._stopped.clear()
-        self.n_told = 0
+        self.n_told, self.broken_off = 0, False
         staged: list[object] = [self]
         for detector in self.writers:
             if isinstance(detector, TriggeredDetector):
@@ -170,6 +85,7 @@ class Flyer(FrameStream):
     def unstage(self) -> list[object]:
         """Disarm the detectors, every one of them."""
         self._stopped.set()
+        self._under_way = False
         errors: list[Exception] = []
         for detector in reversed(self.writers):
             try:
@@ -189,15 +105,17 @@ class Flyer(FrameStream):
             try:
                 if (error := taxi.exception(0)) is not None:
                     raise error
-                if not self._stopped.is_set():
-                    self._flying = self.controller.fly_status()
+                with self._lock:
+                    if not self._stopped.is_set():
+                        self._moving = self.controller.fly_status()
             except Exception as error:
                 begun.set_exception(error)
             else:
                 begun.set_finished()
 
-        self._flying = None
-        self.controller.taxi_status().add_callback(taxied)
+        self._under_way = True
+        self._moving = self.controller.taxi_status()
+        self._moving.add_callback(taxied)
         return begun
 
     def complete(self) -> Status:
@@ -208,21 +126,71 @@ class Flyer(FrameStream):
 
     def stop(self, *, success: bool = False) -> None:
         """Stop the sweep where it is."""
-        self._stopped.set()
+        self._under_way = False
+        with self._lock:
+            self._stopped.set()
         # Not waited for: the busy record falls when the stage has come to rest.
         self.controller.fly.set(0)
 
+    def pause(self) -> None:
+        """Break off a sweep that is under way.
+
+        Raises
+        ------
+        NoReplayAllowed
+            There was one: the plan goes on behind it, and does not start it a second time.
+        """
+        if not self._under_way:
+            return
+        self.broken_off = True
+        detectors = [detector for detector in self.writers if isinstance(detector, TriggeredDetector)]
+        # The motion first; and an error would end the RunEngine's run without the plan's own cleaning up.
+        for act in (self.stop, self._count, *(detector.disarm for detector in detectors)):
+            try:
+                act()
+            except Exception as error:
+                logger.error("fly scan of %s: a pause could not stop everything (%s)", self.controller.name, error)
+        n_before = self._n_before - self._n_skipped
+        logger.warning(
+            "fly scan of %s: paused in mid-sweep, motion and detectors are stopped; %d of %d frames are there, and the "
+            "one under way is lost",
+            self.controller.name,
+            max(n_before + self._kept, self._n_before),
+            n_before + self.n_frames,
+        )
+        raise NoReplayAllowed
+
+    def resume(self) -> None:
+        """Leave it to the plan what is done about the rest."""
+
+    def _count(self) -> None:
+        self._kept = self.n_told
+        self._kept = self.n_ready()
+
     def _complete(self, status: Status) -> None:
         try:
-            while self._flying is not None and not self._flying.done and not self._stopped.wait(_LOOK_SECONDS):
+            while not self._moving.done and not self._stopped.wait(_LOOK_SECONDS):
                 pass
-            if self._flying is not None and self._flying.done and (error := self._flying.exception(0)) is not None:
+            if self.broken_off:
+                self._wait_for_rest()
+            if self._moving.done and (error := self._moving.exception(0)) is not None:
                 raise error
             self._wait_for_frames()
         except Exception as error:
             status.set_exception(error)
         else:
+            self._under_way = False
             status.set_finished()
+
+    def _wait_for_rest(self) -> None:
+        until = time.monotonic() + self._settle
+        while not self._moving.done:
+            if time.monotonic() > until:
+                raise TimeoutError(
+                    f"fly controller {self.controller.name!r} still moves {self._settle:g} s after a pause has stopped "
+                    "it; look at the stage before the next scan"
+                )
+            time.sleep(_LOOK_SECONDS)
 
     def _wait_for_frames(self) -> None:
         n, since = self.n_ready(), time.monotonic()
@@ -248,7 +216,7 @@ class PositionedFlyer(Flyer):
     controller, detectors
         As for `Flyer`.
     rotation
-        What the controller turns.
+        What the controller turns; stopped with it.
     resting
         Motors that do not move in a sweep, read once in each.
     kwargs
@@ -264,18 +232,26 @@ class PositionedFlyer(Flyer):
         self._readings: dict[str, Any] = {}
         self._start = self._step = 0.0
         self._back = False
-        self._n_given = 0
+        self._n_whole = self._n_given = 0
+        self._limit: int | None = None
 
     def configure(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Prepare a sweep: `n_frames`, `start` and `step` on the way there, and whether it goes `back`."""
+        """Prepare a sweep, or the rest of one.
+
+        `n_frames` of the whole, `start` and `step` on the way there, and whether it goes `back`. Of one that was broken
+        off `done` frames are there already; the `lead` frames before the next one settle the detector anew, and are
+        not told of.
+        """
         old = self.read_configuration()
         self._start, self._step, self._back = float(values["start"]), float(values["step"]), bool(values["back"])
-        super().configure(values)
+        self._n_whole, self._n_before = int(values["n_frames"]), int(values.get("done", 0))
+        self._n_skipped = int(values.get("lead", 0)) if self._n_before else 0
+        super().configure({"n_frames": self._n_whole - self._n_before + self._n_skipped})
         return old, self.read_configuration()
 
     def stage(self) -> list[object]:
         """Arm the detectors, and read the motors that rest."""
-        self._n_given = 0
+        self._n_given, self._limit = 0, None
         self._readings = {}
         for motor in self._resting:
             self._readings |= motor.read()
@@ -302,85 +278,36 @@ class PositionedFlyer(Flyer):
         rest = {key: reading["value"] for key, reading in self._readings.items()}
         times = {key: reading["timestamp"] for key, reading in self._readings.items()}
         key = self._rotation.name
-        for frame in range(self._n_given, self.n_told):
-            place, now = self.n_frames - 1 - frame if self._back else frame, time.time()
+        for frame in range(max(self._n_given, self._n_skipped), self.n_told):
+            there, now = self._n_before - self._n_skipped + frame, time.time()
+            place = self._n_whole - 1 - there if self._back else there
             # Multiplied, not added up: the last frame is then as exact as the first.
             data = {**rest, key: self._start + place * self._step}
             yield {"data": data, "timestamps": {**times, key: now}, "time": now}
         self._n_given = self.n_told
 
+    def n_ready(self) -> int:
+        """Return how many frames can be told of; when a plan goes on after a pause, those that were there before."""
+        n = super().n_ready()
+        return n if self._limit is None else min(n, self._limit)
+
+    def resume(self) -> None:
+        """Leave out frames that came after the pause: the rotation was slowing down, and they are taken again."""
+        if self.broken_off:
+            self._limit = self._kept
+
+    @property
+    def n_done(self) -> int:
+        """Frames of the whole sweep that were told of."""
+        return self._n_before + max(0, self.n_told - self._n_skipped)
+
+    def stop(self, *, success: bool = False) -> None:
+        """Stop the sweep and the rotation where they are."""
+        try:
+            super().stop(success=success)
+        finally:
+            self._rotation.stop()
+
     def _computed(self) -> dict[str, Any]:
         source = f"computed:{self.controller.name}"
         return {"source": source, "dtype": "number", "shape": [], "units": "degrees"}
-
-
-class TriggeredDetector(PluginFrames):
-    """An area detector whose frames the pulses trigger, and whose HDF5 plugin writes them.
-
-    Parameters
-    ----------
-    device
-        The device, as `area_detector_class` makes it.
-
-    Raises
-    ------
-    SettingsError
-        It writes something else than HDF5.
-    """
-
-    def __init__(self, device: Any) -> None:
-        if not hasattr(device.hdf5, "frames_dataset"):
-            raise SettingsError(
-                f"detector {device.name!r} cannot fly: wanted a writer of HDF5, which tells its dataset and how many "
-                "frames it has captured; scan in steps, or watch the folder of its files"
-            )
-        super().__init__(device.hdf5, name=device.name)
-        self.device = device
-        self.n_frames = 0
-        "Frames to be armed for."
-
-    def stage(self) -> list[object]:
-        """Open a file and wait for the pulses."""
-        self.device.use_fly(self.n_frames)
-        self.begin()
-        staged: Any = self.device.stage()
-        self.dataset = self.device.hdf5.frames_dataset()
-        self.device.cam.acquire.set(1)
-        return list(staged)
-
-    def unstage(self) -> list[object]:
-        """Close the file, and go back to single frames."""
-        try:
-            unstaged: Any = self.device.unstage()
-        finally:
-            self.device.use_step()
-        return list(unstaged)
-
-    def read_configuration(self) -> dict[str, Any]:
-        """Read the detector's configuration."""
-        return self.device.read_configuration()
-
-    def describe_configuration(self) -> dict[str, Any]:
-        """Describe the detector's configuration."""
-        return self.device.describe_configuration()
-
-    def _now(self) -> tuple[str, int]:
-        return str(self.device.file_path), int(self.device.hdf5.num_captured.get())
-
-
-def writer_of(detector: Any) -> Writer:
-    """Return what tells of a detector's frames: itself if it can, or else what follows its file plugin.
-
-    Raises
-    ------
-    SettingsError
-        There is neither.
-    """
-    if hasattr(detector, "get_index") and hasattr(detector, "collect_asset_docs"):
-        return detector
-    if hasattr(detector, "use_fly"):
-        return TriggeredDetector(detector)
-    raise SettingsError(
-        f"detector {getattr(detector, 'name', detector)!r} cannot fly: wanted one that writes stream assets, or an "
-        "area detector of the station's settings"
-    )

@@ -11,7 +11,7 @@ from bluesky.run_engine import WaitForTimeoutError
 from bluesky.utils import Msg, ensure_generator
 
 from .darks import Plan
-from .fly import FrameStream
+from .frame_stream import FrameStream
 from .sweeps import PERIOD, PRIMARY, Collector, end_of
 
 

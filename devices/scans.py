@@ -193,8 +193,8 @@ class Scan:
             yield from bps.checkpoint()
             yield from grid.move(places)
             back = grid.snake and number % 2 == 1
-            values = {"start": sweep.first, "step": sweep.step, "n_frames": sweep.n, "back": back}
-            yield from fly_sweep(flyer, collector, self._rotation, values, sweep.frame_time or 0.0)
+            values = {"start": sweep.first, "step": sweep.step, "n_frames": sweep.n, "back": back, "lead": sweep.lead}
+            yield from fly_sweep(flyer, collector, values, sweep.frame_time or 0.0)
 
     def _metadata(self, sweep: Sweep, grid: Grid) -> dict[str, Any]:
         names = [detector.name for detector in self._detectors]

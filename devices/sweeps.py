@@ -11,7 +11,8 @@ from bluesky.utils import FailedPause, RunEngineControlException, short_uid
 
 from ..streaming.errors import FrameError
 from .darks import Plan
-from .fly import Flyer, FrameStream
+from .fly import PositionedFlyer
+from .frame_stream import FrameStream
 
 logger = logging.getLogger("hedmlive")
 
@@ -50,8 +51,11 @@ class Collector:
                     # Counted, but not in the file yet: there is another look.
                     logger.warning("%s", error)
                     break
-                yield from bps.declare_stream(self._stream, name=self._name, collect=True)  # pyright: ignore[reportArgumentType]
-                self.declared = True
+                made: Any = yield from bps.declare_stream(self._stream, name=self._name, collect=True)  # pyright: ignore[reportArgumentType]
+                # A pause may have come in the middle of it: then there is no answer.
+                self.declared = made is not None
+                if not self.declared:
+                    break
             yield from bps.collect(self._stream, name=self._name, return_payload=False)  # pyright: ignore[reportArgumentType]
             if self._stream.n_told == told:
                 break
@@ -82,17 +86,17 @@ def step_sweep(
 
 
 def fly_sweep(
-    flyer: Flyer,
+    flyer: PositionedFlyer,
     collector: Collector,
-    rotation: Any,
     values: Mapping[str, Any],
     frame_time: float,
     period: float = PERIOD,
 ) -> Plan:
     """Take the frames of one sweep on the fly.
 
-    A sweep cannot be taken up in its middle: a deferred pause waits for its end, and a pause at once aborts the plan.
-    When it ends early, the sweep and the rotation are stopped, and the frames that are there are told of.
+    A deferred pause waits for its end. A pause at once, or a suspender, breaks it off: the sweep and the rotation are
+    stopped, and when the plan goes on, the rest is taken in a sweep of its own, with its own run-up. When the plan ends
+    early, the frames that are there are told of.
 
     Parameters
     ----------
@@ -100,42 +104,62 @@ def fly_sweep(
         Controller and detectors.
     collector
         Tells of the frames.
-    rotation
-        What the controller turns; stopped when the sweep fails.
     values
-        Of the sweep: `start` and signed `step` [degrees] on the way there, `n_frames`, and whether it goes `back`.
+        Of the sweep: `start` and signed `step` [degrees] on the way there, `n_frames`, whether it goes `back`, and
+        `lead`, the frames that settle the detector whenever it is armed.
     frame_time
         From pulse to pulse [s].
     period
         From one look for new frames to the next [s].
     """
-    ends = [values["start"], values["start"] + values["n_frames"] * values["step"]]
-    first, last = reversed(ends) if values["back"] else ends
-    settings = flyer.controller.set_scan(first, last, values["n_frames"], frame_time)
+    done = 0
+    while done < values["n_frames"]:
+        yield from _set_up(flyer, {**values, "done": done}, frame_time)
+        yield from _fly(flyer, collector, period)
+        yield from bps.checkpoint()
+        if not flyer.broken_off:
+            return
+        done = flyer.n_done
+
+
+def _set_up(flyer: PositionedFlyer, values: Mapping[str, Any], frame_time: float) -> Plan:
+    """Prepare controller and flyer for a sweep, from the first frame that is not done."""
+    n, done = values["n_frames"], values["done"]
+    skipped = done - values["lead"] if done else 0
+    places = (n - skipped, 0) if values["back"] else (skipped, n)
+    first, last = (values["start"] + place * values["step"] for place in places)
+    settings = flyer.controller.set_scan(first, last, n - skipped, frame_time)
     yield from bps.mv(*chain(*settings.items()))
     # Makes a new descriptor, with the new values, if the stream was declared for another sweep.
     yield from bps.configure(flyer, values)  # pyright: ignore[reportArgumentType]
 
+
+def _fly(flyer: PositionedFlyer, collector: Collector, period: float) -> Plan:
+    """Fly what was set up."""
+
     def sweep() -> Plan:
-        yield from bps.clear_checkpoint()
         yield from bps.kickoff(flyer, wait=True)  # pyright: ignore[reportArgumentType]
-        group, done = short_uid("fly"), False
-        yield from bps.complete(flyer, group=group, wait=False)  # pyright: ignore[reportArgumentType]
-        while not done:
-            done = yield from bps.wait(group=group, timeout=period, error_on_timeout=False)
+        group = short_uid("fly")
+        status: Any = yield from bps.complete(flyer, group=group, wait=False)  # pyright: ignore[reportArgumentType]
+        while not status.done:
+            if flyer.broken_off:
+                # A wait that a pause has ended knows no more what it waited for.
+                yield from bps.sleep(period)
+            else:
+                yield from bps.wait(group=group, timeout=period, error_on_timeout=False)
             yield from collector.collect()
+        yield from collector.collect()
 
     def end_early(error: BaseException) -> Plan:
         yield from bps.stop(flyer)  # pyright: ignore[reportArgumentType]
-        yield from bps.stop(rotation)
         yield from collector.collect()
 
+    # A replay would start the sweep a second time.
     @bpp.stage_decorator([flyer])
     def staged() -> Plan:
-        yield from bpp.contingency_wrapper(sweep(), except_plan=end_early)
+        yield from bpp.contingency_wrapper(bpp.rewindable_wrapper(sweep(), False), except_plan=end_early)
 
     yield from staged()
-    yield from bps.checkpoint()
 
 
 def end_of(error: BaseException) -> dict[str, str]:

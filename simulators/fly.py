@@ -24,6 +24,7 @@ class _Busy(Signal):
             device.halt()
             status.set_finished()
             return status
+        device.begin()
         self.put(1)
         threading.Thread(target=self._work, args=(status,), name=f"{self.name}-busy", daemon=True).start()
         return status
@@ -93,13 +94,16 @@ class SimFlyController(Device):
         """Turn, and fire the pulses."""
         return self.fly.set(1, timeout=timeout)
 
+    def begin(self) -> None:
+        """Forget that something before was broken off."""
+        self._halted.clear()
+
     def halt(self) -> None:
         """Break off what goes on."""
         self._halted.set()
 
     def do(self, what: str) -> None:
         """Do what the busy record `taxi` or `fly` asks for."""
-        self._halted.clear()
         start, end, delta, speed = (float(s.get()) for s in (self.start, self.end, self.delta, self.slew_speed))  # pyright: ignore[reportArgumentType]
         self._rotation.set(start).wait(timeout=10)
         if what == "taxi":

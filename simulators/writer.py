@@ -37,7 +37,8 @@ class SwmrWriter:
             folder.mkdir(parents=True, exist_ok=True)
             self.path = _free_path(folder, stem)
             # h5py's "x" refuses a file that exists, so that two detectors cannot write into one.
-            self._file = h5py.File(self.path, "x", libver="latest")
+            # As areaDetector writes: what HDF5 1.10 can read.
+            self._file = h5py.File(self.path, "x", libver=("v110", "latest"))
         except OSError as error:
             raise ArchiveError(
                 f"detector file {stem}_*.h5 in {folder} cannot be made: {error}; check the folder"

@@ -81,8 +81,8 @@ class Page:
 
 
 @contextmanager
-def page(width: int = 1280, height: int = 860) -> Generator[Page]:
-    """Start a browser with one page; skip the test where there is none."""
+def page(width: int = 1280, height: int = 860, *, trusts_all: bool = False) -> Generator[Page]:
+    """Start a browser with one page, which may take any certificate; skip the test where there is none."""
     program = next((found for name in _PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip("no Chromium on PATH: install the package chromium")
@@ -92,6 +92,8 @@ def page(width: int = 1280, height: int = 860) -> Generator[Page]:
         options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         if os.geteuid() == 0:
             options.append("--no-sandbox")
+        if trusts_all:
+            options.append("--ignore-certificate-errors")
         process = subprocess.Popen([program, *options, "about:blank"], stderr=subprocess.PIPE, text=True)
         try:
             assert process.stderr is not None

@@ -83,8 +83,9 @@ class LiveServer:
 class Feeder:
     """Publishes made-up rows of a reduction, frame after frame, as a publisher does."""
 
-    def __init__(self, server: "LiveServer | EmbeddedServer", uid: str = UID) -> None:
-        self._server, self._uid = server, uid
+    def __init__(self, server: "LiveServer | EmbeddedServer", uid: str = UID, *, key: str = KEY, **start: Any) -> None:
+        self._server, self._uid, self._key = server, uid, key
+        self._start = {"uid": uid, "time": 0.0, "sample": "gold", **start}
         self._numbers = dict.fromkeys(NAMES, 0)
         self.n_frames = 0
         self.sent: dict[str, list[tuple[int, ...]]] = {name: [] for name in NAMES}
@@ -92,12 +93,12 @@ class Feeder:
 
     def connect(self) -> None:
         """Open the reduction, or open it again."""
-        self.sink = TiledSink(connect(self._server.uri, KEY))
+        self.sink = TiledSink(connect(self._server.uri, self._key))
         tables = {name: TABLES[name] for name in NAMES}
         self.sink.open_reduction(
             self._uid,
             0,
-            start={"uid": self._uid, "time": 0.0, "sample": "gold"},
+            start=self._start,
             metadata={"status": "running"},
             tables=tables,
         )
@@ -114,11 +115,11 @@ class Feeder:
         for name in NAMES:
             self._numbers[name] += 1
             if name == "frames":
-                columns = _columns(name, np.arange(first, end), 0)
+                columns = columns_of(name, np.arange(first, end), 0)
                 columns["n_peaks"][:] = n_peaks
                 columns["time"][:] = time.time()
             else:
-                columns = _columns(name, frames, peaks)
+                columns = columns_of(name, frames, peaks)
             batches[name] = (self._numbers[name], columns)
             key = zip(*(columns[column].tolist() for column in TABLES[name].key), strict=True)
             self.sent[name] += sorted(key)
@@ -130,7 +131,7 @@ class Feeder:
         self.sink.close_reduction({"status": "complete", "digest": "0"})
 
 
-def _columns(name: str, frames: np.ndarray, peaks: np.ndarray | int) -> dict[str, np.ndarray]:
+def columns_of(name: str, frames: np.ndarray, peaks: np.ndarray | int) -> dict[str, np.ndarray]:
     table = TABLES[name]
     columns: dict[str, Any] = {column.name: np.zeros(len(frames), column.dtype) for column in table.columns}
     values = {

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from hedmlive.tiled_config import read_serve_settings
+from hedmlive.tiled_config import EmbeddedServer, read_serve_settings
 from hedmlive.tiled_config.facility import FacilitySettings
 from hedmlive.tiled_config.facility_access import make_key
 
@@ -214,3 +217,56 @@ def facility(folder: Path, postgres: Postgres, redis: Redis, root_path: str = ""
     finally:
         if made.process is not None and made.process.poll() is None:
             made.stop()
+
+
+class SmallFacility:
+    """A server with users, keys and access tags in this process: SQLite and memory stand for the services.
+
+    Quicker than `facility`, and enough where it does not matter what keeps the catalogue.
+    """
+
+    def __init__(self, folder: Path, root_path: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in SECRETS.items():
+                patch.setenv(name, value)
+            for name in ("serve.yml", "access.yml"):
+                shutil.copy(EXAMPLE / name, folder)
+            (folder / "secret_key").write_text(SECRETS["signature"])
+            self._told = read_serve_settings(folder / "serve.yml")
+        assert self._told.facility is not None
+        self.folder, self.port = folder, free_port()
+        databases = {name: SecretStr(f"sqlite:///{folder}/{name}.db") for name in ("catalogue", "tables", "accounts")}
+        # Not validated: a facility's settings take PostgreSQL and Redis only.
+        changes = {**databases, "stream": SecretStr("memory"), "root_path": root_path}
+        self.settings = self._told.facility.model_copy(update=changes)
+        self._readable = (*self._told.readable, *self._told.archives)
+        for each in self._readable:
+            each.mkdir()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No path_separator found")  # in Tiled's settings of alembic
+            self.served = EmbeddedServer(
+                self._told.folder, readable=self._readable, facility=self.settings, port=self.port
+            )
+
+    def key(self, name: str, role: str, *tags: str) -> str:
+        return asyncio.run(make_key(self.settings, name, role, seconds=3600, tags=tags))
+
+    def ask(self, method: str, path: str, key: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Apikey {key}"}
+        return httpx.request(method, f"{self.served.uri}{path}", headers=headers, timeout=30, **options)
+
+
+@contextmanager
+def small_facility(folder: Path, root_path: str = "") -> Generator[SmallFacility]:
+    made = SmallFacility(folder, root_path)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.served.close()

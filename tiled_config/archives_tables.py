@@ -1,5 +1,8 @@
 """Adapters that run inside the Tiled server and read archives where they are, and nothing outside of its folders."""
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,23 @@ _CONFLICT = 409
 _FORBIDDEN = 403
 
 
+_INSIDE: ContextVar[Callable[[Path], bool]] = ContextVar("files that may be opened for the node that is asked for")
+
+
+@contextmanager
+def inside(holds: Callable[[Path], bool]) -> Generator[None]:
+    """Let `in_served_folder` ask this, too, as long as an adapter is made."""
+    token = _INSIDE.set(holds)
+    try:
+        yield
+    finally:
+        _INSIDE.reset(token)
+
+
 def in_served_folder(path: Path) -> bool:
     """Tell whether a file really lies in a folder that a Tiled server of this process reads or writes."""
+    if (holds := _INSIDE.get(None)) is not None and not holds(path):
+        return False
     for folder in path.resolve().parents:
         try:
             get_storage(f"file://localhost{folder}")

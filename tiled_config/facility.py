@@ -34,6 +34,19 @@ class ProposalSettings(BaseModel):
     "Put before what the key holds: the tag's name in the file of `access`."
     otherwise: str | None = None
     "Tag of runs without a proposal. Absent, only their publisher and administrators see them."
+    folders: tuple[Path, ...] = ()
+    """Where the files of a proposal lie, as `data/{proposal}`; `*` stands for any one folder. Those of others are not
+    opened for it. Absent: a file of `readable` is opened for whichever proposal a publisher registers it."""
+
+    @field_validator("folders")
+    @classmethod
+    def _of_a_proposal(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for folder in value:
+            if not any("{proposal}" in part for part in folder.parts):
+                raise ValueError(f"{str(folder)!r} came; wanted {{proposal}} in it, as data/{{proposal}}")
+            if any("*" in part and part != "*" for part in folder.parts):
+                raise ValueError(f"{str(folder)!r} came; wanted * for a whole folder")
+        return value
 
 
 class FacilitySettings(BaseModel):
@@ -112,8 +125,11 @@ class FacilitySettings(BaseModel):
         return str(self.providers[0]["provider"])
 
     def below(self, base: Path) -> "FacilitySettings":
-        """Return the same settings with the path made absolute, from `base`."""
-        return self.model_copy(update={"access": base / self.access})
+        """Return the same settings with every path made absolute, from `base`."""
+        folders = {"folders": tuple(base / path for path in self.proposal.folders)}
+        return self.model_copy(
+            update={"access": base / self.access, "proposal": self.proposal.model_copy(update=folders)}
+        )
 
 
 def _begins(value: SecretStr, wanted: Sequence[str]) -> SecretStr:
@@ -176,7 +192,7 @@ def facility_configuration(
         "writable_storage": [f"file://localhost{uploads}", facility.tables.get_secret_value()],
         "top_level_access_tags": [SHARED_TAG],
         # Publishers read it, so that no beamline needs to know how tags are named.
-        "metadata": {"hedmlive": {"proposal": facility.proposal.model_dump(mode="json")}},
+        "metadata": {"hedmlive": {"proposal": facility.proposal.model_dump(mode="json", exclude={"folders"})}},
     }
     return {
         **configuration,

@@ -167,6 +167,9 @@ def _access(facility: FacilitySettings) -> list[Check]:
     if facility.proposal.otherwise is None:
         came, advice = "none: only administrators see runs without a proposal", "set proposal.otherwise"
         found.append(Check(item="proposal", state="doubtful", came=came, wanted="a tag for them", advice=advice))
+    if not facility.proposal.folders:
+        came, advice = "none: a publisher of one proposal may register files of another", "set proposal.folders"
+        found.append(Check(item="proposal", state="doubtful", came=came, wanted="a folder for each", advice=advice))
     return found
 
 

@@ -21,8 +21,9 @@ from ..streaming import SettingsError
 from .client import catalogue, disconnect
 from .facility import FacilitySettings, facility_configuration
 from .facility_access import AccessFile, make_server_key, prepare
+from .folders import Folders
 from .formats import ARCHIVE_TABLE, RAW_FRAMES, SPARSE_FRAMES, SQL_TABLE
-from .guard import FolderGuard, RootPath
+from .guard import ClosedRoutes, RootPath
 from .settings import LOOPBACK, ServeSettings, check_host, check_key, read_serve_settings
 
 if TYPE_CHECKING:
@@ -371,6 +372,7 @@ def _make_server(
     except ImportError as error:
         raise SettingsError(f"a server needs the module {error.name}; install hedmlive[server]") from error
     from .dependencies import remember_dependencies
+    from .guard_catalogue import keep_inside
     from .readiness import Readiness, checks_of
 
     remember_dependencies()
@@ -379,12 +381,13 @@ def _make_server(
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)
     app = build_app(**construct_build_app_kwargs(Config.model_validate(configuration)))
     proxied: dict[str, Any] = {}
+    own, prefix = (facility.proposal.folders, facility.proposal.prefix) if facility else ((), "")
+    keep_inside(app.state.root_tree, Folders(readable, folder, own, prefix))
     if facility is not None:
         proxied = {"root_path": facility.root_path, "forwarded_allow_ips": list(facility.trusted_proxies)}
-    guarded = FolderGuard(app, [folder / "data", *readable])
     return uvicorn.Server(
         uvicorn.Config(
-            RootPath(Readiness(guarded, checks_of(app, folder / "data"))),
+            RootPath(Readiness(ClosedRoutes(app), checks_of(app, folder / "data"))),
             loop="asyncio",
             lifespan="on",
             log_config=None,

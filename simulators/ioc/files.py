@@ -101,7 +101,8 @@ class ExchangeFile:
         stages: Sequence[str],
         compress: bool,
     ) -> None:
-        self._file = h5py.File(path, "x", libver="latest")
+        # As areaDetector writes: what HDF5 1.10 can read.
+        self._file = h5py.File(path, "x", libver=("v110", "latest"))
         filters = hdf5plugin.Bitshuffle(cname="lz4") if compress else {}
         self._frames = {
             name: self._file.create_dataset(

@@ -185,10 +185,10 @@ def runs(site: Facility, keys: dict[str, str]) -> Any:
         return scan(site, site.folder / folder, keys["publisher"], **options)
 
     gone = lambda: watching.poll() is not None  # noqa: E731
-    first = run("data/1", at=10, then=gone, raw=True, proposal_id=1001, sample="ruby")
+    first = run("data/1001", at=10, then=gone, raw=True, proposal_id=1001, sample="ruby")
     seen = watching.communicate(timeout=60)[0].decode().split()
-    second = run("data/2", proposal="1002", sample="secret-sample")
-    other = run("archives", sample="silicon")
+    second = run("data/1002", proposal="1002", sample="secret-sample")
+    other = run("archives/commissioning", sample="silicon")
     return SimpleNamespace(first=first, second=second, other=other, seen=seen, code=watching.returncode)
 
 
@@ -463,34 +463,16 @@ def test_a_changed_file_of_access_counts_at_once(site: Facility, keys: dict[str,
 # ---------------------------------------------------------------- files, proxies, numbers, secrets
 
 
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "file://localhost{data}/../serve.yml",
-        "FILE://localhost{data}/../serve.yml",
-        "file:{data}/../serve.yml",
-        "file://localhost{data}/link",
-        "sqlite:///{folder}/serve.yml",
-        "duckdb:///{folder}/serve.yml",
-        "postgresql://127.0.0.1/hedm_accounts",
-        " file://localhost{data}/../serve.yml",
-    ],
-)
-def test_no_trick_registers_what_lies_outside(site: Facility, keys: dict[str, str], runs: Any, uri: str) -> None:
-    link = site.folder / "data" / "link"
-    link.unlink(missing_ok=True)
-    link.symlink_to(site.file)
-    asset = {"data_uri": uri.format(data=site.folder / "data", folder=site.folder), "is_directory": False, "num": 0}
-    source = {"structure_family": "table", "mimetype": "text/csv", "management": "external"}
-    structure = {"arrow_schema": "", "npartitions": 1, "columns": [], "resizable": False}
-    body = {
-        "structure_family": "table",
-        "metadata": {},
-        "specs": [],
-        "data_sources": [source | {"structure": structure, "assets": [asset | {"parameter": "data_uris"}]}],
-    }
-    answer = ask(site, "POST", f"/register/raw/{runs.first.uid}", keys["publisher"], json=body)
-    assert (answer.status_code, "outside the folders" in answer.text) == (403, True)
+def test_files_of_another_proposal_are_not_registered(site: Facility, keys: dict[str, str], runs: Any) -> None:
+    """All the ways to try it are in test_foreign_files.py."""
+    source = {"structure_family": "container", "mimetype": "application/x-hdf5", "management": "external"}
+    files = [next((site.folder / "data" / number).rglob("*.h5")) for number in ("1001", "1002")]
+    for path, code in zip(files, (403, 200), strict=True):
+        asset = {"data_uri": f"file://localhost{path}", "is_directory": False, "num": 0, "parameter": "data_uris"}
+        body = {"structure_family": "container", "metadata": {}, "specs": [], "access_tags": ["proposal_1002"]}
+        body |= {"data_sources": [source | {"structure": None, "assets": [asset]}]}
+        answer = ask(site, "POST", f"/register/raw/{runs.first.uid}", keys["publisher"], json=body)
+        assert answer.status_code == code, answer.text
 
 
 def links_lead_through_a_proxy(site: Facility, root: str) -> None:

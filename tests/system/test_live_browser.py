@@ -7,6 +7,7 @@ import httpx
 import pytest
 from browser import page
 from live_feeding import KEY, Feeder
+from services import SECRETS, small_facility
 
 from hedmlive.tiled_config import EmbeddedServer
 
@@ -65,3 +66,38 @@ def test_the_page_may_run_nothing_but_its_own_script(server: EmbeddedServer) -> 
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "//" not in answer.text.split("<script>")[0]
+
+
+def test_a_user_logs_in_with_a_password(tmp_path: Path) -> None:
+    def give(user: str, password: str) -> None:
+        for name, text in (("user", user), ("key", password)):
+            shown.value(f"document.getElementById('{name}').value = '{text}'")
+        shown.value("document.querySelector('button').click()")
+
+    with small_facility(tmp_path) as site, page() as shown:
+        feeder = Feeder(site.served, key=site.key("service:publisher", "publisher"), proposal_id=1001)
+        feeder.push(2)
+        shown.open(f"{site.served.uri}/hedm/live")
+        shown.wait("!document.getElementById('user').hidden")
+        give("alice", SECRETS["HEDM_BOB"])
+        shown.wait("document.getElementById('said').textContent == 'user or password is wrong'")
+        give("alice", SECRETS["HEDM_ALICE"])
+        shown.wait("document.getElementById('said').textContent == 'live'")
+        shown.wait("document.getElementById('n_frames').textContent == '2'")
+        assert shown.value("document.getElementById('key').value") == ""
+        # What a message brings has a lag.
+        feeder.push(3)
+        shown.wait("document.getElementById('n_frames').textContent == '5'")
+        assert shown.text("lag").endswith(" s")
+        # A token is good for a quarter of an hour, a scan may take longer.
+        shown.value("tokens.access_token = 'worn out'; open.fill()")
+        shown.wait("tokens.access_token != 'worn out'")
+        feeder.push()
+        shown.wait("document.getElementById('n_frames').textContent == '6'")
+        assert SECRETS["HEDM_ALICE"] not in str(shown.requested)
+        # Whose proposal it is not sees none of it.
+        shown.open(f"{site.served.uri}/hedm/live?")
+        shown.wait("!document.getElementById('user').hidden")
+        give("bob", SECRETS["HEDM_BOB"])
+        shown.wait("document.getElementById('said').textContent == 'no run yet; waiting for the first'")
+        feeder.close()

@@ -1,6 +1,8 @@
 """The station whole: a soft IOC in its own process, Channel Access, plans, files, live reduction, archive, replay."""
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from bluesky import RunEngine
+from bluesky.utils import RunEngineInterrupted
 
 from hedmlive.callbacks import HedmLive, RunResult, load_settings, open_source, process
 from hedmlive.devices import Station, ff_scan, make_station, nf_scan
@@ -29,7 +32,24 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
             device.destroy()
 
 
-def scanned(station: Station, folder: Path, plan: Any, roles: dict[str, str]) -> RunResult:
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "not after 60 s"
+        time.sleep(0.01)
+
+
+def at_once(RE: RunEngine, plan: Any) -> None:
+    RE(plan)
+
+
+def scanned(
+    station: Station,
+    folder: Path,
+    plan: Any,
+    roles: dict[str, str],
+    run: Callable[[RunEngine, Any], None] = at_once,
+) -> RunResult:
     live = HedmLive(
         {
             "roles": dict(station.roles) | roles,
@@ -42,7 +62,7 @@ def scanned(station: Station, folder: Path, plan: Any, roles: dict[str, str]) ->
     try:
         RE = RunEngine({})
         RE.subscribe(live)
-        RE(plan)
+        run(RE, plan)
         return live.wait(120)[live.uids[-1]]
     finally:
         live.close()
@@ -117,3 +137,48 @@ def test_a_near_field_scan_of_two_distances_and_two_layers(station: Station, tmp
         links: Any = reduced["reduction_0000/links"]
         # No link leads to another distance or layer: they are twelve frames each.
         assert (links["frame_a"][()] // 12 == links["frame_b"][()] // 12).all()
+
+
+def test_a_fly_scan_that_is_paused_in_mid_sweep_goes_on(
+    station: Station, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rotation, detector, pso = station.rotation, station.detector, station.fly_controller
+    assert pso is not None
+    kept: list[int] = []
+
+    def run(RE: RunEngine, plan: Any) -> None:
+        def pause() -> None:
+            wait_for(lambda: rotation.moving and 8 <= detector.hdf5.num_captured.get() < 20)
+            RE.request_pause()
+
+        pausing = threading.Thread(target=pause)
+        pausing.start()
+        with pytest.raises(RunEngineInterrupted):
+            RE(plan)
+        pausing.join()
+        wait_for(lambda: not rotation.moving)
+        wait_for(lambda: (detector.cam.acquire.get(), pso.fly.get()) == (0, 0))
+        kept.append(detector.hdf5.num_captured.get())
+        # What somebody does at the prompt meanwhile.
+        rotation.move(33.0, wait=True, timeout=60)
+        assert detector.hdf5.num_captured.get() == kept[0]
+        RE.resume()
+
+    plan = ff_scan(
+        station.detectors,
+        rotation,
+        -20.0,
+        1.0,
+        40,
+        fly=pso,
+        frame_time=0.05,
+        **around(station),
+    )
+    result = scanned(station, tmp_path, plan, {}, run)
+    assert "paused in mid-sweep" in caplog.text
+    assert result.problems == ()
+    assert result.progress.n_frames == 40
+    assert replayed(result, tmp_path / "again").digests == result.digests
+    with h5py.File(str(result.raw)) as raw:
+        omega: Any = raw["entry/hedm/omega_per_frame"]
+        np.testing.assert_array_equal(omega[:, 0], -20.0 + np.arange(40))

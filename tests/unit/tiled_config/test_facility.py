@@ -68,6 +68,8 @@ def test_secrets_come_from_the_environment_and_from_files_and_are_shown_nowhere(
         ({"providers": [{"provider": "secret"}]}, ["facility.providers", "authenticator"]),
         ({"pasword": "secret"}, ["facility.pasword", "wanted one of catalogue, tables"]),
         ({"proposal": {"key": "secret"}}, ["facility.proposal.key", "wanted one of keys, prefix"]),
+        ({"proposal": {"folders": ["data"]}}, ["facility.proposal.folders", "'data' came", "data/{proposal}"]),
+        ({"proposal": {"folders": ["a*/{proposal}"]}}, ["'a*/{proposal}' came", "* for a whole folder"]),
         ({"catalogue": "postgresql://${HEDM_SECRETS}@h/d"}, ["variable HEDM_SECRETS is not set"]),
         ({"secret_keys": ["${file:none}"]}, ["none: cannot be read"]),
     ],
@@ -108,6 +110,9 @@ def test_the_configuration_differs_in_services_and_users_only(folder):
     assert arguments["readable_storage"] == plain["trees"][0]["args"]["readable_storage"]
     # Passwords would come onto the command line of another process.
     assert arguments["init_if_not_exists"] is made["database"]["init_if_not_exists"] is False
+    # Whoever may look at the root need not know how folders are named.
+    assert set(arguments["metadata"]["hedmlive"]["proposal"]) == {"keys", "prefix", "otherwise"}
+    assert facility.proposal.folders == (folder / "data/{proposal}", folder / "archives/{proposal}")
     assert made["authentication"]["allow_anonymous_access"] is False
     assert "single_user_api_key" not in made["authentication"]
 
