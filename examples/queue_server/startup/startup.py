@@ -1,12 +1,18 @@
-"""A startup folder of the queue server: simulated devices, live reduction, and plans that it can check.
+"""A startup folder of the queue server: a station, live reduction, and plans that it can check.
 
-    start-re-manager --startup-dir examples/queue_server/startup --keep-re
+    start-re-manager --startup-dir examples/queue_server/startup --update-existing-plans-devices NEVER
+    qserver environment open
+    qserver queue add plan '{"name": "far_field", "kwargs": {"n_frames": 720, "step": 0.5}}'
+    qserver queue start
 
-The queue server makes the form of each plan from its signature: so these take names and numbers, and find the devices
-themselves.
+HEDM_STATION names the station.yml of real PVs, or of those of `hedmlive simulate ioc`; without it the devices are
+simulated. The queue server makes the form of each plan from its signature: so these take names and numbers, and find
+the devices themselves.
 """
 
+import os
 from collections.abc import Generator
+from multiprocessing.util import Finalize
 from typing import Any
 
 from bluesky import RunEngine
@@ -18,22 +24,25 @@ from hedmlive.simulators import SimAxis, SimFlyController, simulated_station
 
 RE = RunEngine({"beamline_id": "simulated"})
 
-_station = simulated_station("detector", detector="stream", shape=(256, 256))
+_file = os.environ.get("HEDM_STATION")
+_station: Any
+if _file:
+    _station = devices.make_station(_file)
+    _station.wait_for_connection(60)
+    pso, samy = _station.fly_controller, _station.motors["samY"]
+else:
+    _station = simulated_station("detector", detector="stream", shape=(256, 256))
+    pso = SimFlyController(name="pso", rotation=_station.rotation, detectors=[_station.detector])
+    samy = SimAxis(name="samy", egu="mm")
 rotation, shutter, detector = _station.rotation, _station.shutter, _station.detector
-translation, energy, samy = _station.translation, _station.energy, SimAxis(name="samy", egu="mm")
-pso = SimFlyController(name="pso", rotation=rotation, detectors=[detector])
+translation, energy = _station.translation, _station.energy
 
 hedm_live = hedm_live_init(
     RE,
     {
-        "roles": {
-            "omega": "rotation",
-            "omega_step": "rotation_step",
-            "L1": "translation_L1",
-            "energy": "energy",
-        },
+        "roles": dict(_station.roles),
         "omega_marks": "start",
-        "detectors": [{"name": "detector", "image": "detector_image"}],
+        "detectors": [{"name": "detector", "image": _station.image_key}],
         "recipe": {"background": "dark", "threshold": 30, "min_pixels": 3, "max_distance": 2.0},
         "archive": {"folder": "archives"},
     },
@@ -41,6 +50,29 @@ hedm_live = hedm_live_init(
 _warnings = devices.LiveWarnings()
 if hedm_live is not None:
     hedm_live.on_warning(_warnings.put)
+    # The worker's process ends without Python's own tidying up: what is still reduced then is finished here.
+    Finalize(None, hedm_live.close, exitpriority=10)
+
+
+def reduced(seconds: float = 60.0) -> dict[str, Any]:
+    """Wait for the live reductions, and return what each run of this session came to: for `qserver function execute`.
+
+    Parameters
+    ----------
+    seconds : float
+        How long to wait [s].
+    """
+    found = {} if hedm_live is None else hedm_live.wait(seconds)
+    return {
+        uid: {
+            "frames": result.progress.n_frames,
+            "tracks": result.progress.n_tracks,
+            "digests": list(result.digests.values()),
+            "problems": list(result.problems),
+            "archive": str(result.raw),
+        }
+        for uid, result in found.items()
+    }
 
 
 def _options(fly: bool, frame_time: float, dark_frames: int) -> dict[str, Any]:
