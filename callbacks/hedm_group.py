@@ -29,6 +29,13 @@ WANTED = (
 )  # fmt: skip
 """Names of the unified archive."""
 
+SCAN_MEANING = "a row for each frame of the first detector: when it was taken, and where the motors were"
+
+_MEANINGS = {
+    "omega_per_frame": "start and end of each frame",
+    "omega_start": "start of the first frame",
+    "omega_step": "median of end minus start of a frame",
+}
 _CRYSTAL = ("lattice_parameters", "space_group")
 _CELL_UNITS = "angstrom, degree"
 
@@ -94,7 +101,11 @@ def write_hedm(entry: h5py.Group, settings: Settings, summary: RunSummary, taken
             group[f"{target}_time"] = h5py.SoftLink(f"/entry/scan/{name}")
     _write_seeds(group, settings, far_field, problems)
     group.attrs["missing"] = [name for name in WANTED if name not in group]
-    group.attrs["axes"] = f"sample and laboratory: {APS}; omega turns right-handed about y"
+    group.attrs["coordinate_frame"] = f"sample and laboratory: {APS}; omega turns right-handed about y"
+    group.attrs["meaning"] = "what a reconstruction begins with; what is not known is named in @missing"
+    for name, meaning in _MEANINGS.items():
+        if name in group:
+            group[name].attrs["meaning"] = meaning
     return problems
 
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from .hdf5 import dataset, nexus_group, subgroup
-from .raw_frames import source_of
+from .raw_frames import source_of, write_pixel_axes
 from .settings import Settings
 
 _PLACE = "hedm/near_field"
@@ -55,6 +55,9 @@ def _write_place(group: h5py.Group, scan: h5py.Group, rows: np.ndarray) -> None:
         group["omega"].attrs["meaning"] = "middle of each frame"
         for name in ("omega", "omega_per_frame"):
             group[name].attrs["units"] = "degree"
+        group["omega_per_frame"].attrs["meaning"] = "start and end of each frame"
+        # hexrd takes it from here.
+        group.attrs["omega"] = both
     for name in ("distance", "L1", "L2", "layer", "energy"):
         if name in scan:
             column = dataset(scan, name)
@@ -79,4 +82,6 @@ def _write_stack(group: h5py.Group, entry: h5py.Group, path: Path, detector: str
         layout[first:end] = source[int(rows[first]) : int(rows[end - 1]) + 1]
     group.create_virtual_dataset(name, layout).attrs["units"] = "counts"
     group.attrs["signal"] = "data"
-    group.attrs["axes"] = ["omega" if "omega" in group else ".", ".", "."]
+    if "axes" not in group.attrs:
+        pixels = write_pixel_axes(group, source.shape)
+        group.attrs["axes"] = ["omega" if "omega" in group else ".", *pixels]

@@ -300,6 +300,7 @@ class RawArchive:
         entry.attrs["settings"] = self._settings.to_json()
         entry.attrs["finished"] = False
         documents = nexus_group(entry, "documents", "NXcollection")
+        documents.attrs["meaning"] = "Bluesky documents of the run: lines of JSON in `bytes`, each up to its `end`"
         documents.create_dataset("bytes", (0,), np.uint8, maxshape=(None,), chunks=(1 << 16,))
         documents.create_dataset("end", (0,), np.int64, maxshape=(None,), chunks=(1 << 10,))
         nexus_group(entry, "instrument", "NXinstrument")

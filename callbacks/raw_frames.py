@@ -23,6 +23,8 @@ from .hdf5 import BITSHUFFLE, NotYet, check_room, dataset, nexus_group, open_gro
 from .pending import InFile, Pending
 from .readers import HDF5Reader, Reader
 
+PIXEL_AXES = ("row", "col")
+
 
 @dataclass(slots=True)
 class _Places:
@@ -78,7 +80,7 @@ class FramePlaces:
             if name in group:
                 rows = np.full(len(dataset(group, name)), -1, np.int64)
                 rows[list(numbers)] = list(numbers.values())
-                _replace(group, _numbers_of(name), rows)
+                _number(group, name, rows)
         for (detector, name), places in self._places.items():
             group = nexus_group(subgroup(file, "entry/instrument"), detector, "NXdetector")
             if "sparse" in group:
@@ -103,7 +105,7 @@ def _write(
     order = np.argsort(np.asarray(places.frame), kind="stable")
     columns = (places.reader, places.index, places.part, places.frame)
     reader, index, part, frame = (np.asarray(each)[order] for each in columns)
-    _replace(group, _numbers_of(name), frame)
+    _number(group, name, frame)
     if how == "copy":
         _copy(group, name, places, (reader, index, part), archive, resources)
         return
@@ -117,7 +119,7 @@ def _write(
     if not here.any():
         return
     reader, index, part, frame, rows = (each[here] for each in (reader, index, part, frame, rows))
-    _replace(group, _numbers_of(name), frame)
+    _number(group, name, frame)
     if how == "link" and len(files) == 1 and files[0].is_just(rows):
         _replace(group, name, h5py.ExternalLink(files[0].relative, files[0].dataset))
         return
@@ -245,6 +247,14 @@ def source_of(group: h5py.Group, folder: Path) -> h5py.VirtualSource | None:
         return None
 
 
+def write_pixel_axes(plot: h5py.Group, shape: tuple[int, ...]) -> tuple[str, str]:
+    """Write the axes of images into a group that shows them, and return their names."""
+    for name, size in zip(PIXEL_AXES, shape[-2:], strict=True):
+        plot[name] = np.arange(size)
+        plot[name].attrs.update(units="pixel", meaning="centre of the pixel, from 0, as in the tables of peaks")
+    return PIXEL_AXES
+
+
 def _form(data: h5py.Dataset) -> tuple[tuple[int, ...], np.dtype]:
     return data.shape, data.dtype
 
@@ -256,8 +266,12 @@ def relative_path(path: Path, folder: Path) -> str:
     return os.path.relpath(path, folder) if near else str(path)
 
 
-def _numbers_of(name: str) -> str:
-    return "frame" if name == "data" else f"{name}_frame"
+def _number(group: h5py.Group, name: str, numbers: np.ndarray) -> None:
+    """Say which frame each row of a stack of images is."""
+    place = "frame" if name == "data" else f"{name}_frame"
+    _replace(group, place, numbers)
+    where = "as in /entry/scan/frame; -1: none" if name == "data" else "in the order of acquisition; -1: none"
+    group[place].attrs["meaning"] = f"number of the frame that each row of {name} is, {where}"
 
 
 def _replace(group: h5py.Group, name: str, value: np.ndarray | h5py.ExternalLink) -> None:

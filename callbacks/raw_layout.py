@@ -9,9 +9,19 @@ import numpy as np
 
 from .detector_files import PLACES, write_detector_files
 from .hdf5 import dataset, nexus_group, subgroup
-from .hedm_group import RunSummary, Taken, image_place, is_changing, iso_time, unit_of, write_hedm, write_value
+from .hedm_group import (
+    SCAN_MEANING,
+    RunSummary,
+    Taken,
+    image_place,
+    is_changing,
+    iso_time,
+    unit_of,
+    write_hedm,
+    write_value,
+)
 from .near_field import write_near_field
-from .raw_frames import source_of
+from .raw_frames import source_of, write_pixel_axes
 from .settings import Settings
 
 FORMAT = "hedmlive-raw-2"
@@ -47,9 +57,9 @@ def write_summary(file: h5py.File, path: Path, settings: Settings, summary: RunS
     if "hedm/energy" in entry:
         monochromator = nexus_group(subgroup(entry, "instrument"), "monochromator", "NXmonochromator")
         monochromator["energy"] = h5py.SoftLink("/entry/hedm/energy")
-    _write_plots(file, settings)
+    _write_plots(entry, path, settings)
     _write_modules(entry, path, settings)
-    _write_exchange(file, settings, summary)
+    _write_exchange(file, settings)
     entry.attrs["problems"] = [*summary.problems, *problems] or [""]
     return problems
 
@@ -85,6 +95,7 @@ def _write_scan(entry: h5py.Group, settings: Settings, summary: RunSummary, take
         # What grew while the run went on knew no more than the documents so far.
         del entry["scan"]
     scan = nexus_group(entry, "scan", "NXcollection")
+    scan.attrs["meaning"] = SCAN_MEANING
     columns = dict(summary.columns) | dict(taken.per_frame)
     for name, values in columns.items():
         if name in ("frame", "point"):
@@ -92,6 +103,8 @@ def _write_scan(entry: h5py.Group, settings: Settings, summary: RunSummary, take
         elif np.isfinite(values).any():
             of_role = "omega" if name in ("omega_start", "omega_end") and name not in summary.sources else name
             write_value(scan, name, values, unit_of(name, summary.sources), summary.sources.get(of_role))
+            if name in taken.per_frame:
+                scan[name].attrs["meaning"] = f"when {name.removesuffix('_time')} was read, since 1970"
     for name, meaning in (
         ("frame", "number of the frame of the first detector, in the order of acquisition"),
         ("point", "scan point of the frame, numbered from 0"),
@@ -173,9 +186,9 @@ def _write_sample(entry: h5py.Group) -> None:
 # Frames
 
 
-def _write_plots(file: h5py.File, settings: Settings) -> None:
+def _write_plots(entry: h5py.Group, path: Path, settings: Settings) -> None:
     """Write a plot for each detector, the first one the default."""
-    entry, first = subgroup(file, "entry"), True
+    first = True
     for detector in settings.detectors:
         group = entry.get(f"instrument/{detector.name}")
         if not isinstance(group, h5py.Group) or group.get("data", getlink=True) is None:
@@ -184,10 +197,14 @@ def _write_plots(file: h5py.File, settings: Settings) -> None:
         plot = nexus_group(entry, name, "NXdata")
         plot["data"] = h5py.SoftLink(f"/entry/instrument/{detector.name}/data")
         plot.attrs["signal"] = "data"
-        omega = _omega_of(entry, group)
+        omega, frames = _omega_of(entry, group), source_of(group, path.absolute().parent)
         if omega is not None:
-            write_value(plot, "omega", omega, "degree")
-        plot.attrs["axes"] = [".", ".", "."] if omega is None else ["omega", ".", "."]
+            write_value(plot, "omega", omega.mean(axis=1), "degree")
+            plot["omega"].attrs["meaning"] = "middle of each frame"
+            # hexrd takes start and end of each frame from the attributes of the group that it is given.
+            group.attrs["omega"] = omega
+        pixels = (".", ".") if frames is None else write_pixel_axes(plot, frames.shape)
+        plot.attrs["axes"] = ["." if omega is None else "omega", *pixels]
         if first:
             entry.attrs["default"] = name
             first = False
@@ -212,21 +229,22 @@ def _write_modules(entry: h5py.Group, path: Path, settings: Settings) -> None:
     modules.create_virtual_dataset("data", layout).attrs["units"] = "counts"
     modules["module"] = [detector.name for detector in settings.detectors]
     modules["frame"] = numbers[0]
-    modules.attrs.update(signal="data", axes=["frame", "module", ".", "."])
+    modules.attrs.update(signal="data", axes=["frame", "module", *write_pixel_axes(modules, found[0].shape)])
 
 
 def _omega_of(entry: h5py.Group, detector: h5py.Group) -> np.ndarray | None:
-    """Return the middle of omega for each row of a detector's frames; None if it is not known of all."""
+    """Return omega at start and end of each row of a detector's frames; None if it is not known of all."""
     if "hedm/omega_per_frame" not in entry or "frame" not in detector:
         return None
-    middle = np.asarray(dataset(entry, "hedm/omega_per_frame")).mean(axis=1)
+    both = np.asarray(dataset(entry, "hedm/omega_per_frame"))
     numbers = np.asarray(dataset(entry, "scan/frame"))
-    of_number: Mapping[int, float] = dict(zip(numbers.tolist(), middle.tolist(), strict=True))
-    found = np.array([of_number.get(number, math.nan) for number in np.asarray(dataset(detector, "frame")).tolist()])
-    return found if np.isfinite(found).all() else None
+    of_number: Mapping[int, list[float]] = dict(zip(numbers.tolist(), both.tolist(), strict=True))
+    unknown = [math.nan, math.nan]
+    found = np.array([of_number.get(number, unknown) for number in np.asarray(dataset(detector, "frame")).tolist()])
+    return found if len(found) and np.isfinite(found).all() else None
 
 
-def _write_exchange(file: h5py.File, settings: Settings, summary: RunSummary) -> None:
+def _write_exchange(file: h5py.File, settings: Settings) -> None:
     """Write ``/exchange`` as APS Data Exchange has it, links to the first detector, for programs that know that."""
     entry = subgroup(file, "entry")
     detector = entry.get(f"instrument/{settings.detectors[0].name}")
@@ -234,6 +252,7 @@ def _write_exchange(file: h5py.File, settings: Settings, summary: RunSummary) ->
         return
     # Of no class: NeXus knows nothing but entries at the root.
     exchange = file.require_group("exchange")
+    exchange.attrs["meaning"] = "links, for programs that read APS Data Exchange; @omega: start and end of each frame"
     exchange["data"] = h5py.SoftLink(str(detector.name) + "/data")
     # Of two, the one of the settings' file is what was subtracted.
     dark = next((name for name in PLACES["dark"] if detector.get(name, getlink=True) is not None), None)
@@ -241,8 +260,5 @@ def _write_exchange(file: h5py.File, settings: Settings, summary: RunSummary) ->
         exchange["data_dark"] = exchange["dark"] = h5py.SoftLink(f"{detector.name}/{dark}")
     if "data/omega" in entry:
         exchange["theta"] = h5py.SoftLink("/entry/data/omega")
-        # hexrd reads start and end of each frame from here.
-        numbers = np.asarray(dataset(entry, "scan/frame"))
-        if np.array_equal(numbers, np.asarray(dataset(detector, "frame"))):
-            exchange.attrs["omega"] = np.asarray(dataset(entry, "hedm/omega_per_frame"))
+        exchange.attrs["omega"] = detector.attrs["omega"]
     file["implements"] = "exchange"

@@ -15,7 +15,7 @@ from event_model import unpack_event_page
 
 from ..streaming import SCAN_ROLES, HedmLiveError
 from .hdf5 import dataset, nexus_group, write_rows
-from .hedm_group import RunSummary
+from .hedm_group import SCAN_MEANING, RunSummary, unit_of
 from .pending import Described, describe
 from .problems import Problems
 from .roles import Roles
@@ -67,9 +67,12 @@ class ScanTable:
         self._n = 0
         self._dirty = [0, 0]
         group = nexus_group(file, PLACE, "NXcollection")
+        group.attrs["meaning"] = SCAN_MEANING
         for name, values in self._columns.items():
             made = group.create_dataset(name, (0,), values.dtype, maxshape=(None,), chunks=(1 << 10,))
-            made.attrs["units"] = {"time": "s"}.get(name.rsplit("_", 1)[-1], "degree" if "omega" in name else "")
+            # No attribute can come later: units of devices are in the documents until the run is over.
+            if unit := unit_of(name, {}):
+                made.attrs["units"] = unit
 
     def push_any(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take in one document; a malformed one is left to those who name it."""
