@@ -260,7 +260,8 @@ def _fit_group(
     some_pixels = np.empty((4, n))
     some_counts = np.empty(n)
     held = np.zeros(n)
-    slope = np.empty((OF_A_PEAK, CHUNK))
+    rows = np.empty((OF_A_PEAK, CHUNK))
+    power = np.empty(CHUNK, np.int64)
     cluster = np.empty(n_peaks, np.int64)
     n_clusters = _clusters(n_peaks, most_peaks, parameters, axes, cluster)
     for sweep in range(1 if n_clusters == 1 else _SWEEPS):
@@ -279,13 +280,14 @@ def _fit_group(
             for i in range(n):
                 if owner[i] < 0 or cluster[owner[i]] != c:
                     continue
-                some_pixels[:, m] = pixels[:, i]
+                for a in range(4):
+                    some_pixels[a, m] = pixels[a, i]
                 some_counts[m] = counts[i]
                 m += 1
             held[:m] = 0.0
             for p in range(n_peaks):
                 if cluster[p] < c or (sweep > 0 and cluster[p] > c):
-                    add_profile(parameters, axes, p, some_pixels, held[:m], slope)
+                    add_profile(parameters, axes, p, some_pixels, held[:m], rows, power)
             if m <= 1 + OF_A_PEAK * k:
                 for p in range(n_peaks):
                     if cluster[p] == c:
@@ -408,9 +410,10 @@ def _report(
 ) -> None:
     """Write the rows of one joint fit."""
     m = 1 + OF_A_PEAK * n_peaks
-    slope = np.empty((OF_A_PEAK, CHUNK))
+    rows = np.empty((OF_A_PEAK, CHUNK))
+    power = np.empty(CHUNK, np.int64)
     for k in range(n_peaks):
-        add_profile(parameters, axes, k, pixels, held, slope)
+        add_profile(parameters, axes, k, pixels, held, rows, power)
     squares = 0.0
     for i in range(len(counts)):
         squares += (counts[i] - parameters[0] - held[i]) ** 2

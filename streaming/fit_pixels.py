@@ -12,6 +12,9 @@ Array = NDArray[Any]
 MOST_PIXELS = 50_000
 "Of a group that is fitted: what is larger is a flooded frame, and must not hang it."
 
+_UNLIT, _LIT, _OWN, _LISTED = range(4)
+"States of a pixel: lit, of the group that is looked at, or among its surroundings already."
+
 
 @njit(nogil=True, cache=True)
 def by_label(labels: Array, start: Array, order: Array) -> None:
@@ -46,7 +49,7 @@ def surround(
     mask: Array,
     sentinels: Array,
     width: int,
-    of_pixel: Array,
+    state: Array,
     out_row: Array,
     out_col: Array,
     out_value: Array,
@@ -55,67 +58,75 @@ def surround(
 ) -> int:
     """List the unlit pixels within width of each group, nearest first; return how many, though only len(out_row) fit.
 
-    of_pixel (rows, columns), all 0, is scratch: -1 - group where a pixel is lit, 1 + group where one was listed last.
+    state uint8 ((rows + 2) * (columns + 2)), all 0, is scratch: the frame with a border, so that each pixel has eight
+    neighbours. A byte a pixel, not a number of its group, which took twice the time: most of it goes into reaching it.
     A pixel beside a lit pixel of another group belongs to no group's surroundings: that peak's tail lies on it.
     """
+    n_rows, n_cols = image.shape
+    across = n_cols + 2
+    around = np.array([-across - 1, -across, -across + 1, -1, 1, across - 1, across, across + 1])
     for i in range(len(row)):
-        of_pixel[row[i], col[i]] = -1 - group[i]
+        state[(row[i] + 1) * across + col[i] + 1] = _LIT
     n_groups = len(start) - 1
     most = 0
     for g in range(n_groups):
         if start[g + 1] - start[g] <= MOST_PIXELS:
             most = max(most, start[g + 1] - start[g])
     reach = most * (2 * width + 1) ** 2
-    near_row = np.empty(reach, np.int32)
-    near_col = np.empty(reach, np.int32)
-    near_owner = np.empty(reach, np.int32)
+    near = np.empty(reach, np.int64)
+    owner = np.empty(reach, np.int32)
     n = 0
     for g in range(n_groups):
         out_start[g] = n
         if start[g + 1] - start[g] > MOST_PIXELS:
             continue
         end = 0
-        for i in order[start[g] : start[g + 1]]:
-            near_row[end] = row[i]
-            near_col[end] = col[i]
-            near_owner[end] = peak[i]
+        for k in range(start[g], start[g + 1]):
+            i = order[k]
+            near[end] = (row[i] + 1) * across + col[i] + 1
+            owner[end] = peak[i]
+            state[near[end]] = _OWN
             end += 1
+        n_lit = end
         first = 0
         for _ in range(width):
             last = end
             for j in range(first, last):
-                for r in range(max(near_row[j] - 1, 0), min(near_row[j] + 2, of_pixel.shape[0])):
-                    for c in range(max(near_col[j] - 1, 0), min(near_col[j] + 2, of_pixel.shape[1])):
-                        if of_pixel[r, c] < 0 or of_pixel[r, c] == g + 1:
-                            continue
-                        of_pixel[r, c] = g + 1
-                        near_row[end] = r
-                        near_col[end] = c
-                        near_owner[end] = near_owner[j]
-                        end += 1
-                        if mask[r, c] or _touches_another(of_pixel, r, c, g):
-                            continue
-                        raw = float(image[r, c])
-                        usable = math.isfinite(raw) and flat[r, c] > 0.0
-                        for s in sentinels:
-                            if raw == s:
-                                usable = False
-                        if usable:
-                            if n < len(out_row):
-                                out_row[n] = r
-                                out_col[n] = c
-                                out_value[n] = (raw - background[r, c]) / flat[r, c]
-                                out_owner[n] = near_owner[j]
-                            n += 1
+                for k in range(len(around)):
+                    at = near[j] + around[k]
+                    if state[at] != _UNLIT:
+                        continue
+                    r, c = at // across - 1, at % across - 1
+                    if r < 0 or r >= n_rows or c < 0 or c >= n_cols:
+                        continue
+                    state[at] = _LISTED
+                    near[end] = at
+                    owner[end] = owner[j]
+                    end += 1
+                    if mask[r, c] or _touches_another(state, at, across):
+                        continue
+                    raw = float(image[r, c])
+                    usable = math.isfinite(raw) and flat[r, c] > 0.0
+                    for s in sentinels:
+                        if raw == s:
+                            usable = False
+                    if usable:
+                        if n < len(out_row):
+                            out_row[n] = r
+                            out_col[n] = c
+                            out_value[n] = (raw - background[r, c]) / flat[r, c]
+                            out_owner[n] = owner[j]
+                        n += 1
             first = last
+        for j in range(end):
+            state[near[j]] = _LIT if j < n_lit else _UNLIT
     out_start[n_groups] = n
     return n
 
 
 @njit(nogil=True, cache=True)
-def _touches_another(of_pixel: Array, row: int, col: int, group: int) -> bool:
-    for r in range(max(row - 1, 0), min(row + 2, of_pixel.shape[0])):
-        for c in range(max(col - 1, 0), min(col + 2, of_pixel.shape[1])):
-            if of_pixel[r, c] < 0 and of_pixel[r, c] != -1 - group:
-                return True
-    return False
+def _touches_another(state: Array, at: int, across: int) -> bool:
+    touches = False
+    for row in (at - across, at, at + across):
+        touches |= state[row - 1] == _LIT or state[row] == _LIT or state[row + 1] == _LIT
+    return touches

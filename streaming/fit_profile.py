@@ -14,6 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .fit_functions import exp_of, log_of
+
 Array = NDArray[Any]
 
 OF_A_PEAK = 6
@@ -33,15 +35,29 @@ _LEAST_DAMPING, _LARGEST_DAMPING = 1e-6, 1e10
 CHUNK = 128
 "Pixels whose derivatives are held at a time, so that they stay in the nearest cache."
 
+RADIAL, TANGENTIAL, SIGMA_U, SIGMA_V, MIXING = (CHUNK * k for k in range(1, 6))
 
-@njit(nogil=True, cache=True)
+SCRATCH = 5
+"Rows of `normal_equations` beside those of the derivatives."
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def profile(
-    parameters: Array, axes: Array, k: int, pixels: Array, first: int, n: int, total: Array, slope: Array, to: int
+    parameters: Array,
+    axes: Array,
+    k: int,
+    pixels: Array,
+    first: int,
+    n: int,
+    total: Array,
+    rows: Array,
+    to: int,
+    power: Array,
 ) -> None:
-    """Add peak k at pixels first ... first + n - 1 to total; write its derivatives in slope[to : to + 6].
+    """Add peak k at pixels first ... first + n - 1 to total[:n]; write its derivatives in rows[to : to + 6].
 
-    pixels (4, ...): x, y, radius, eta about the beam centre. Loops over pixels that hold no branch and no call but exp
-    are six times as fast as one that does everything for a pixel.
+    pixels (4, ...): x, y, radius, eta about the beam centre. power int64 (CHUNK) is scratch. Loops over pixels that
+    hold no branch and no call are six times as fast as one that does everything for a pixel.
     """
     at = 1 + OF_A_PEAK * k
     height = parameters[at]
@@ -49,39 +65,37 @@ def profile(
     mixing = parameters[at + 5]
     iu = 1.0 / parameters[at + 3]
     iv = 1.0 / parameters[at + 4]
-    value = slope[to]
-    of_radial = slope[to + 1]
-    of_tangential = slope[to + 2]
-    of_sigma_u = slope[to + 3]
-    of_sigma_v = slope[to + 4]
-    of_mixing = slope[to + 5]
+    # Rows at known distances of one array: of eight arrays that could overlap the compiler makes no vectors.
+    block = rows[to : to + OF_A_PEAK].reshape(OF_A_PEAK * CHUNK)
     stretch = 1.0
     if axes[k, 4] != 0.0:
         stretch = radial / axes[k, 0]
         start = axes[k, 1]
         moved = parameters[at + 2] / axes[k, 0]
-        radius, eta = pixels[2], pixels[3]
         for i in range(n):
-            turn = eta[first + i] - start
+            turn = pixels[3, first + i] - start
             turn = turn - 2.0 * math.pi if turn > math.pi else turn
             turn = turn + 2.0 * math.pi if turn < -math.pi else turn
             turn -= moved
-            of_radial[i] = turn
-            of_sigma_u[i] = (radius[first + i] - radial) * iu
-            of_sigma_v[i] = radial * turn * iv
+            block[RADIAL + i] = turn
+            block[SIGMA_U + i] = (pixels[2, first + i] - radial) * iu
+            block[SIGMA_V + i] = radial * turn * iv
     else:
         cos, sin, tangential = axes[k, 2], axes[k, 3], parameters[at + 2]
-        x, y = pixels[0], pixels[1]
         for i in range(n):
-            of_radial[i] = 0.0
-            of_sigma_u[i] = (x[first + i] * cos + y[first + i] * sin - radial) * iu
-            of_sigma_v[i] = (y[first + i] * cos - x[first + i] * sin - tangential) * iv
+            x, y = pixels[0, first + i], pixels[1, first + i]
+            block[RADIAL + i] = 0.0
+            block[SIGMA_U + i] = (x * cos + y * sin - radial) * iu
+            block[SIGMA_V + i] = (y * cos - x * sin - tangential) * iv
     for i in range(n):
-        of_mixing[i] = math.exp(-0.5 * (of_sigma_u[i] * of_sigma_u[i] + of_sigma_v[i] * of_sigma_v[i]))
+        su = block[SIGMA_U + i]
+        sv = block[SIGMA_V + i]
+        block[MIXING + i] = -0.5 * (su * su + sv * sv)
+    exp_of(block[MIXING:], n, power)
     for i in range(n):
-        su = of_sigma_u[i]
-        sv = of_sigma_v[i]
-        gauss = of_mixing[i]
+        su = block[SIGMA_U + i]
+        sv = block[SIGMA_V + i]
+        gauss = block[MIXING + i]
         du = LORENTZ + su * su
         dv = LORENTZ + sv * sv
         inverse = 1.0 / (du * dv)
@@ -91,24 +105,24 @@ def profile(
         along_u = height * su * iu * (gaussian + twice * dv)
         along_v = height * sv * iv * (gaussian + twice * du)
         one = gaussian + mixing * lorentz
-        value[i] = one
-        of_radial[i] = along_u - along_v * of_radial[i]
-        of_tangential[i] = along_v * stretch
-        of_sigma_u[i] = along_u * su
-        of_sigma_v[i] = along_v * sv
-        of_mixing[i] = height * (lorentz - gauss)
+        block[i] = one
+        block[RADIAL + i] = along_u - along_v * block[RADIAL + i]
+        block[TANGENTIAL + i] = along_v * stretch
+        block[SIGMA_U + i] = along_u * su
+        block[SIGMA_V + i] = along_v * sv
+        block[MIXING + i] = height * (lorentz - gauss)
         total[i] += height * one
 
 
 @njit(nogil=True, cache=True)
-def add_profile(parameters: Array, axes: Array, k: int, pixels: Array, total: Array, slope: Array) -> None:
+def add_profile(parameters: Array, axes: Array, k: int, pixels: Array, total: Array, rows: Array, power: Array) -> None:
     """Add peak k at the first len(total) pixels to total."""
     for first in range(0, len(total), CHUNK):
         n = min(CHUNK, len(total) - first)
-        profile(parameters, axes, k, pixels, first, n, total[first : first + n], slope, 0)
+        profile(parameters, axes, k, pixels, first, n, total[first : first + n], rows, 0, power)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def normal_equations(
     parameters: Array,
     axes: Array,
@@ -117,70 +131,74 @@ def normal_equations(
     value: Array,
     fixed: Array,
     offset: float,
-    slope: Array,
+    rows: Array,
+    power: Array,
     gradient: Array,
     curvature: Array,
 ) -> float:
     """Return half the deviance of the shifted counts; write its gradient and its expected curvature (lower half).
 
-    ``value + offset`` is taken for a Poisson variable of mean ``fixed + model + offset``. slope (m + 3, CHUNK) is
-    scratch, m parameters.
+    ``value + offset`` is taken for a Poisson variable of mean ``fixed + model + offset``. rows (m + SCRATCH, CHUNK),
+    m parameters, and power int64 (CHUNK) are scratch; the first m rows get the derivatives.
     """
     m = 1 + OF_A_PEAK * n_peaks
     gradient[:m] = 0.0
     for a in range(m):
         for b in range(a + 1):
             curvature[a, b] = 0.0
-    mean = np.empty(CHUNK)
-    weight = np.empty(CHUNK)
-    pull = np.empty(CHUNK)
+    # The products below take rows in pairs, and m is odd.
+    rows[m, :] = 0.0
+    mean, weight, pull, ratio = rows[m + 1], rows[m + 2], rows[m + 3], rows[m + 4]
     cost = 0.0
     for first in range(0, len(value), CHUNK):
         n = min(CHUNK, len(value) - first)
         for i in range(n):
             mean[i] = parameters[0] + fixed[first + i] + offset
-            slope[0, i] = 1.0
+            rows[0, i] = 1.0
         for k in range(n_peaks):
-            profile(parameters, axes, k, pixels, first, n, mean, slope, 1 + OF_A_PEAK * k)
+            profile(parameters, axes, k, pixels, first, n, mean, rows, 1 + OF_A_PEAK * k, power)
+        for i in range(n):
+            weight[i] = 1.0 / mean[i]
+            ratio[i] = max(value[first + i] + offset, 0.0) * weight[i]
+            pull[i] = 1.0 - ratio[i]
+        log_of(ratio, n, power)
         for i in range(n):
             counts = max(value[first + i] + offset, 0.0)
-            weight[i] = 1.0 / mean[i]
-            pull[i] = 1.0 - counts * weight[i]
-            cost += mean[i] - counts
-            if counts > 0.0:
-                cost += counts * math.log(counts * weight[i])
-        _add_products(slope, weight, pull, m, n, gradient, curvature)
+            cost += mean[i] - counts + counts * ratio[i]
+        _add_products(rows, weight, pull, m, n, gradient, curvature)
     return cost
 
 
-@njit(nogil=True, cache=True)
-def _add_products(slope: Array, weight: Array, pull: Array, m: int, n: int, gradient: Array, curvature: Array) -> None:
-    """Add slope . pull to gradient and the lower half of slope . weight . slope to curvature, rows of n pixels."""
-    scaled = np.empty(CHUNK)
-    for a in range(m):
-        along = slope[a]
-        total = 0.0
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}, inline="always")
+def _add_products(rows: Array, weight: Array, pull: Array, m: int, n: int, gradient: Array, curvature: Array) -> None:
+    """Add rows . pull to gradient and the lower half of rows . weight . rows to curvature, rows of n pixels.
+
+    Two rows with two at a time: four sums for four numbers read. That sums are taken in the processor's order, not the
+    pixels', makes this four to six times as fast; it is the same order each time.
+    """
+    for a in range(0, m, 2):
+        t1 = t2 = 0.0
         for i in range(n):
-            scaled[i] = weight[i] * along[i]
-        for i in range(n):
-            total += pull[i] * along[i]
-        gradient[a] += total
-        # Four sums at once: one alone would wait for each addition before the next.
-        for b in range(0, a + 1, 4):
-            one, two, three, four = slope[b], slope[b + 1], slope[b + 2], slope[b + 3]
+            t1 += pull[i] * rows[a, i]
+            t2 += pull[i] * rows[a + 1, i]
+        gradient[a] += t1
+        if a + 1 < m:
+            gradient[a + 1] += t2
+        for b in range(0, a + 1, 2):
             t1 = t2 = t3 = t4 = 0.0
             for i in range(n):
-                t1 += scaled[i] * one[i]
-                t2 += scaled[i] * two[i]
-                t3 += scaled[i] * three[i]
-                t4 += scaled[i] * four[i]
+                x = weight[i] * rows[a, i]
+                y = weight[i] * rows[a + 1, i]
+                t1 += x * rows[b, i]
+                t2 += x * rows[b + 1, i]
+                t3 += y * rows[b, i]
+                t4 += y * rows[b + 1, i]
             curvature[a, b] += t1
-            if b + 1 <= a:
+            if b < a:
                 curvature[a, b + 1] += t2
-            if b + 2 <= a:
-                curvature[a, b + 2] += t3
-            if b + 3 <= a:
-                curvature[a, b + 3] += t4
+            if a + 1 < m:
+                curvature[a + 1, b] += t3
+                curvature[a + 1, b + 1] += t4
 
 
 @njit(nogil=True, cache=True)
@@ -215,7 +233,7 @@ def solve(factor: Array, n: int, vector: Array) -> None:
         vector[i] /= factor[i, i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _bounded_step(
     parameters: Array,
     low: Array,
@@ -283,7 +301,8 @@ def minimise(
     Returns CONVERGED, ITERATION_CAP or SINGULAR, and half the deviance.
     """
     m = 1 + OF_A_PEAK * n_peaks
-    slope = np.zeros((m + 3, CHUNK))
+    rows = np.empty((m + SCRATCH, CHUNK))
+    power = np.empty(CHUNK, np.int64)
     gradient = np.empty(m)
     new_gradient = np.empty(m)
     new_curvature = np.empty((m, m))
@@ -292,7 +311,7 @@ def minimise(
     trial = np.empty(m)
     vector = np.empty(m)
     free = np.empty(m, np.int64)
-    cost = normal_equations(parameters, axes, n_peaks, pixels, value, fixed, offset, slope, gradient, curvature)
+    cost = normal_equations(parameters, axes, n_peaks, pixels, value, fixed, offset, rows, power, gradient, curvature)
     if not math.isfinite(cost):
         return SINGULAR, cost
     damping = 1e-3
@@ -324,7 +343,7 @@ def minimise(
         if abs(promised) <= _TOLERANCE * (1.0 + cost) and (damping <= 1e-2 or promised == 0.0):
             return CONVERGED, cost
         new_cost = normal_equations(
-            trial, axes, n_peaks, pixels, value, fixed, offset, slope, new_gradient, new_curvature
+            trial, axes, n_peaks, pixels, value, fixed, offset, rows, power, new_gradient, new_curvature
         )
         if new_cost < cost:
             gain = (cost - new_cost) / promised

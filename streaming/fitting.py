@@ -273,9 +273,9 @@ def _near(
         raise FrameError(f"fit: a lit pixel ({row.max()}, {col.max()}) lies outside the image of {image.shape}")
     near = _room(4 * len(row), begin)
     while True:
-        scratch = np.zeros(image.shape, np.int32)
+        state = np.zeros((image.shape[0] + 2) * (image.shape[1] + 2), np.uint8)
         n = fit_pixels.surround(
-            row, col, group, peak, order, start, image, background, flat, mask, sentinels, width, scratch, *near
+            row, col, group, peak, order, start, image, background, flat, mask, sentinels, width, state, *near
         )
         if n <= len(near[0]):
             return near

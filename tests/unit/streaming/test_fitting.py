@@ -13,7 +13,7 @@ from naive_fit import naive_cost, naive_model, naive_near, naive_profile, naive_
 from scipy import ndimage
 from scipy.optimize import least_squares
 
-from hedmlive.streaming import fit_kernels, fit_pixels, fit_profile
+from hedmlive.streaming import fit_functions, fit_kernels, fit_pixels, fit_profile
 from hedmlive.streaming.errors import FrameError, SettingsError
 from hedmlive.streaming.fitting import FIT_COLUMNS, FitRecipe, FitStatus, Surroundings, fit_peaks
 
@@ -83,10 +83,32 @@ def joint(draw):
 
 def equations(parameters, axes, pixels, value, offset=9.0, fixed=None):
     m = len(parameters)
-    slope, gradient, curvature = np.zeros((m + 3, fit_profile.CHUNK)), np.empty(m), np.zeros((m, m))
+    rows, power = np.empty((m + fit_profile.SCRATCH, fit_profile.CHUNK)), np.empty(fit_profile.CHUNK, np.int64)
+    gradient, curvature = np.empty(m), np.zeros((m, m))
     held = np.zeros(len(value)) if fixed is None else fixed
-    args = (parameters, axes, len(axes), pixels, value, held, offset, slope, gradient, curvature)
-    return fit_profile.normal_equations(*args), gradient, curvature, slope
+    args = (parameters, axes, len(axes), pixels, value, held, offset, rows, power, gradient, curvature)
+    return fit_profile.normal_equations(*args), gradient, curvature, rows
+
+
+def spread(rng, n):
+    """Numbers from the smallest to the largest, and close to 1, 0 included."""
+    return np.concatenate([10.0 ** rng.uniform(-300, 300, n), 1 + rng.uniform(-1e-3, 1e-3, n), [0.0, 1.0]])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_exponential_and_logarithm_are_those_of_the_library(seed, n):
+    some = spread(np.random.default_rng(seed), n)
+    power = np.empty(len(some), np.int64)
+    found = -some
+    fit_functions.exp_of(found, len(some), power)
+    np.testing.assert_allclose(found, [math.exp(max(-each, -708.0)) for each in some], rtol=1e-15)
+    found = some.copy()
+    fit_functions.log_of(found, len(some), power)
+    lit = some > 0
+    np.testing.assert_allclose(found[lit], [math.log(each) for each in some[lit]], rtol=1e-15, atol=1e-18)
+    assert np.isfinite(found).all()
+    assert (found[~lit] < -700).all()
 
 
 @given(joint())
@@ -183,7 +205,8 @@ def test_the_surroundings_are_those_of_the_twin(seed, width):
     background, flat = np.full(shape, 2.5), np.full(shape, 2.0)
     sentinels = np.array([7.0])
     args = (row, col, group, group, order, start, image, background, flat, mask, sentinels, width)
-    n = fit_pixels.surround(*args, np.zeros(shape, np.int32), near[0], near[1], near[2], near[3], begin)
+    state = np.zeros((shape[0] + 2) * (shape[1] + 2), np.uint8)
+    n = fit_pixels.surround(*args, state, near[0], near[1], near[2], near[3], begin)
     where = dict(zip(zip(row.tolist(), col.tolist(), strict=True), group.tolist(), strict=True))
     for g in range(n_groups):
         part = slice(begin[g], begin[g + 1])
@@ -194,6 +217,8 @@ def test_the_surroundings_are_those_of_the_twin(seed, width):
         assert near[2][part].tolist() == [(image[p] - 2.5) / 2 for p in found]
         assert set(near[3][part].tolist()) <= {g}
     assert n == begin[-1]
+    # The next frame finds it as it was, but for lit pixels.
+    assert np.count_nonzero(state) == len(row)
 
 
 def test_truth_without_noise_is_found():
