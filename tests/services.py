@@ -234,7 +234,7 @@ class SmallFacility:
             (folder / "secret_key").write_text(SECRETS["signature"])
             self._told = read_serve_settings(folder / "serve.yml")
         assert self._told.facility is not None
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port, self.starts = folder, free_port(), 0
         databases = {name: SecretStr(f"sqlite:///{folder}/{name}.db") for name in ("catalogue", "tables", "accounts")}
         # Not validated: a facility's settings take PostgreSQL and Redis only.
         changes = {**databases, "stream": SecretStr("memory"), "root_path": root_path}
@@ -248,6 +248,7 @@ class SmallFacility:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
+        self.starts += 1
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No path_separator found")  # in Tiled's settings of alembic
             self.served = EmbeddedServer(
