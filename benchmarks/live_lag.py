@@ -5,7 +5,8 @@ Usage: python benchmarks/live_lag.py [--seconds S] [--rates 10 30 100] [--only l
 A scan of small frames with 500 spots each goes the whole way: documents, reduction, reduced archive, publisher, a Tiled
 server in a process of its own, and `run.live()` in a third one. The lag of a frame is that from the moment in which its
 event is handed to the callback until its row, which comes after its peaks, is given by `run.live()`; both by the clock
-of this machine. Everything is written to a temporary folder, which is removed.
+of this machine. The scan waits after its first frame until the subscriber has it; that frame is not counted, how long
+the subscriber takes to join is printed. Everything is written to a temporary folder, which is removed.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from rich.table import Table as Grid
 from scene import Server, running_server
 
 from hedmlive.callbacks import HedmLive, ReducedArchiveReader, load_settings, make_sink
-from hedmlive.callbacks.publisher import ResultSink
+from hedmlive.callbacks.sinks import ResultSink
 from hedmlive.streaming import Columns
 from hedmlive.streaming import Table as TableOf
 from hedmlive.tiled_config import TiledSink, append_batch, connect, disconnect
@@ -52,13 +53,15 @@ while True:
 seen, n_peaks = {}, 0
 for batch in live:
     now = time.time()
+    if not seen and batch.table == "frames":
+        print("joined", flush=True)
     n_peaks += len(batch) if batch.table == "peaks" else 0
     if batch.table == "frames":
         seen |= dict.fromkeys(batch.rows["frame"].to_pylist(), now)
 print(json.dumps({"seen": seen, "n_peaks": n_peaks}), flush=True)
 """
 
-console = Console(highlight=False, width=110)
+console = Console(highlight=False, width=140)
 
 
 def frames(n: int) -> np.ndarray:
@@ -134,8 +137,11 @@ def measure_lag(rate: float, seconds: float, folder: Path, server: Server, *, ra
     subscriber.stdout.readline()
     live = HedmLive(settings(folder, server.uri, raw=raw), sink=lambda: make_sink("tiled", server.uri, server.key))
     given: list[float] = []
-    due = opened = 0.0
+    due = opened = joined = 0.0
     for name, doc in documents(frames(40)[np.arange(n_frames) % 40], folder):
+        if name == "stream_datum" and len(given) == 1:
+            subscriber.stdout.readline()
+            joined, due = time.time() - given[0], time.perf_counter()
         if name == "event":
             time.sleep(max(0.0, due - time.perf_counter()))
             due += 1 / rate
@@ -145,8 +151,6 @@ def measure_lag(rate: float, seconds: float, folder: Path, server: Server, *, ra
             opened = _opened(live)
             subscriber.stdin.write(f"{doc['run_start']}\n")
             subscriber.stdin.flush()
-            # A scan drives to its start, and takes darks; then the subscriber has joined.
-            due = time.perf_counter() + 2.0
     (result,) = live.wait(300).values()
     published = live.published()
     live.close()
@@ -154,9 +158,10 @@ def measure_lag(rate: float, seconds: float, folder: Path, server: Server, *, ra
     said = json.loads(answer)
     if result.problems or len(said["seen"]) != n_frames or published is None:
         raise RuntimeError(f"the measurement went wrong: {result.problems}, {len(said['seen'])} of {n_frames} frames")
-    lags = np.array([said["seen"][str(number)] - came for number, came in enumerate(given)])
+    lags = np.array([said["seen"][str(number)] - came for number, came in enumerate(given)])[1:]
     return {
         "opened": opened,
+        "joined": joined,
         "n_frames": n_frames,
         "peaks": said["n_peaks"] / n_frames,
         "subscriber": np.percentile(lags, (50, 95, 99)),
@@ -277,6 +282,7 @@ def main() -> None:
             "frames/s",
             "peaks a frame",
             "opened",
+            "joined",
             "reduced p50",
             "p95",
             "published p50",
@@ -291,7 +297,7 @@ def main() -> None:
             load = os.getloadavg()[0]
             found = measure_lag(rate, options.seconds, folder / f"rate-{rate:.0f}", server, raw=options.raw)
             archive = found["archive"]
-            lags = [found["opened"], *found["reduced"], *found["published"], *found["subscriber"]]
+            lags = [found["opened"], found["joined"], *found["reduced"], *found["published"], *found["subscriber"]]
             grid.add_row(f"{rate:.0f}", f"{found['peaks']:.0f}", *(f"{1e3 * lag:.0f}" for lag in lags))
             console.print(
                 f"{rate:.0f} frames/s: load of the machine before it {load:.2f}, after it {os.getloadavg()[0]:.2f}"

@@ -9,7 +9,7 @@ from .parts import Parts
 from .pending import Pending
 from .problems import Problem, Problems
 from .progress import Progress, RunResult
-from .publisher import Publisher, ResultSink, make_sink
+from .publisher import Publisher
 from .raw_archive import RawArchive
 from .raw_reader import RawArchiveReader
 from .reduced_archive import ReducedArchive
@@ -20,6 +20,7 @@ from .results_layout import NewResult
 from .results_readers import read_result
 from .run import RunReduction
 from .settings import Settings, load_settings
+from .sinks import ResultSink, make_sink
 from .watch import FolderWatch, Outcome
 
 __all__ = [

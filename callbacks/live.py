@@ -17,12 +17,13 @@ from .detector import DetectorReduction
 from .parts import Parts
 from .problems import Problem, Problems, logger
 from .progress import Progress, RunResult
-from .publisher import Publisher, PublishState, ResultSink, make_sink, preload_sink
+from .publisher import Publisher, PublishState
 from .raw_archive import RawArchive
 from .router import Router
 from .run import RunReduction
 from .seeds import read_far_fields
 from .settings import BLOCK, Settings, load_settings
+from .sinks import ResultSink, make_sink, preload_sink
 from .worker import Backlog
 
 SinkMaker = Callable[[], ResultSink]

@@ -8,136 +8,26 @@ the rest for the server. The documents of the run itself are sent from another t
 a batch of rows does, and nobody looks at them live.
 """
 
-import math
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
-import numpy as np
-
-from ..streaming import ArchiveError, BatchTooLarge, Columns, PublishError, SettingsError, Table
-from .external import ExternalDocuments
+from ..streaming import ArchiveError, BatchTooLarge, Columns, PublishError
 from .problems import Problems
 from .raw_archive import RawArchive
+from .raw_publisher import LONGEST_WAIT, RawPublisher
 from .reduced_archive import ReducedArchive
 from .settings import TiledSettings
+from .sinks import ResultSink, why
 from .worker import Lags
 
-SINKS = "hedmlive.sinks"
-"""Entry-point group of sinks; `tiled` is ours."""
-
-_LONGEST_WAIT = 5.0
 _PROGRESS_EVERY = 1.0  # s: it costs the server as much as a batch
 
 _ORDER = ("tracks", "members", "peaks", "links", "frames")
 """Tracks first of all, they are what is waited for; frames last: who sees a frame finds its peaks."""
-
-
-class ResultSink(Protocol):
-    """Where a publisher sends things to; one object for one reduction."""
-
-    def open_reduction(
-        self,
-        uid: str,
-        attempt: int,
-        *,
-        start: Mapping[str, Any],
-        metadata: Mapping[str, Any],
-        tables: Mapping[str, Table],
-    ) -> None:
-        """Make the place of a reduction, or find it again."""
-        ...
-
-    def stored(self, table: str) -> tuple[int, int]:
-        """Return the number of the last batch and of the rows that are stored."""
-        ...
-
-    def append_all(self, batches: Mapping[str, tuple[int, Columns]]) -> None:
-        """Append a numbered batch to each of some tables, in this order; a second time does nothing.
-
-        Raises
-        ------
-        BatchTooLarge
-            The server takes smaller ones.
-        PublishError
-            It is refused for good.
-        ConnectionError
-            Nobody knows what of it is stored: open the reduction anew.
-        """
-        ...
-
-    def update(self, metadata: Mapping[str, Any]) -> None:
-        """Say more of a reduction that goes on."""
-        ...
-
-    def put_projection(self, image: np.ndarray) -> None:
-        """Store the maximum projection of a reduction that is over; a second time replaces it."""
-        ...
-
-    def close_reduction(self, metadata: Mapping[str, Any]) -> None:
-        """Say that the reduction is over, and how."""
-        ...
-
-    def raw_document(self, name: str, doc: dict[str, Any]) -> str | None:
-        """Publish a document of the run itself; return why the frames that it names are left out, if they are."""
-        ...
-
-    def raw_reset(self, uid: str) -> None:
-        """Remove what there is of the run itself, so that all its documents can be sent anew."""
-        ...
-
-    def close(self) -> None:
-        """Close the connections."""
-        ...
-
-
-def make_sink(name: str, uri: str, api_key: str | None) -> ResultSink:
-    """Return a sink by the name of its entry point.
-
-    Raises
-    ------
-    SettingsError
-        No package offers it.
-    OSError
-        Nobody listens there.
-    """
-    maker = _sink_maker(name)
-    _probe(uri)
-    return maker(uri, api_key=api_key)
-
-
-def _probe(uri: str) -> None:
-    """See whether anybody listens: Tiled's client would try for 45 s, and meanwhile cannot be stopped."""
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https") and parts.hostname:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        socket.create_connection((parts.hostname, port), timeout=2).close()
-
-
-def preload_sink(name: str) -> None:
-    """Import what a sink needs: seconds that the first run should not wait for.
-
-    Raises
-    ------
-    SettingsError
-        No package offers it.
-    """
-    preload = getattr(_sink_maker(name), "preload", None)
-    if preload is not None:
-        preload()
-
-
-def _sink_maker(name: str) -> Any:
-    found = [point for point in entry_points(group=SINKS) if point.name == name]
-    if not found:
-        raise SettingsError(f"no sink {name!r} is installed; install hedmlive as a package, so that it is found")
-    return found[0].load()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +108,7 @@ class Publisher:
         self.lag = Lags()
         self.n_rows = 0
         name = run_uid[:8]
-        self._raw = _RawPublisher(make, raw, run_uid, settings, problems) if raw is not None and settings.raw else None
+        self._raw = RawPublisher(make, raw, run_uid, settings, problems) if raw is not None and settings.raw else None
         self._thread = threading.Thread(target=self._run, name=f"hedmlive-publish-{name}", daemon=True)
         self._thread.start()
 
@@ -311,7 +201,7 @@ class Publisher:
                 break
             except Exception as error:
                 self._fail(error)
-                wait = min(2 * max(wait, self._settings.latency), _LONGEST_WAIT)
+                wait = min(2 * max(wait, self._settings.latency), LONGEST_WAIT)
             self._wake.wait(wait)
             if not self._gave_up.is_set() and self._final is None:
                 self._wake.clear()
@@ -328,7 +218,7 @@ class Publisher:
         # A new client next time: one that saw a broken connection may keep it.
         self._drop_sinks()
         self._state = "waiting"
-        self._error = _why(error)
+        self._error = why(error)
         if not self._problems.counts["publish-waits"]:
             self._problems.add("publish-waits", f"the Tiled server does not answer ({self._error}); trying on")
 
@@ -423,101 +313,3 @@ class Publisher:
         except PublishError as error:
             # A picture: the reduction is published without it.
             self._problems.add("publish", f"{error}; the maximum projection stays in the archive")
-
-
-class _RawPublisher:
-    """Sends the documents of the run itself, as far as the raw archive has flushed them, from a thread of its own."""
-
-    def __init__(
-        self,
-        make: Callable[[], ResultSink],
-        raw: RawArchive,
-        run_uid: str,
-        settings: TiledSettings,
-        problems: Problems,
-    ) -> None:
-        self._make = make
-        self._archive = raw
-        self._uid = run_uid
-        self._slice = settings.latency
-        self._problems = problems
-        self._sink: ResultSink | None = None
-        self._begun = False
-        self._next = 0
-        self._external: ExternalDocuments | None = None
-        self._left_out: set[str] = set()
-        self._wake = threading.Event()
-        self._last = False
-        self._gave_up = False
-        self.thread = threading.Thread(target=self._run, name=f"hedmlive-publish-raw-{run_uid[:8]}", daemon=True)
-        self.thread.start()
-
-    def finish(self) -> None:
-        """Say that no document follows."""
-        self._last = True
-        self._wake.set()
-
-    def give_up(self) -> None:
-        """Stop trying."""
-        self._gave_up = True
-        self._wake.set()
-        self.thread.join(10)
-
-    def _run(self) -> None:
-        wait = self._slice
-        while not self._gave_up:
-            last = self._last
-            try:
-                # Half of the time at most while the run goes on, so that the server has time for rows.
-                self._send(math.inf if last else time.monotonic() + self._slice)
-                if last:
-                    break
-                wait = self._slice
-            except PublishError as error:
-                self._problems.add("publish-raw", f"{error}; the run itself is not published, its reduction is")
-                break
-            except Exception as error:
-                self._drop_sink()
-                if not self._problems.counts["publish-waits"]:
-                    self._problems.add("publish-waits", f"the Tiled server does not answer ({_why(error)}); trying on")
-                wait = min(2 * wait, _LONGEST_WAIT)
-            self._wake.wait(wait)
-            if not self._gave_up and not self._last:
-                self._wake.clear()
-        self._drop_sink()
-        self._archive.release()
-
-    def _drop_sink(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
-        self._sink = None
-
-    def _send(self, until: float) -> None:
-        """Send what is new as long as there is time.
-
-        To a new client everything is sent anew, because what the server has of the run is not known.
-        """
-        if self._archive.n_flushed == self._next and self._sink is not None:
-            return
-        if self._sink is None:
-            self._sink = self._make()
-            if self._begun:
-                self._sink.raw_reset(self._uid)
-            self._next, self._external = 0, None
-        if self._external is None:
-            self._external = ExternalDocuments(self._archive.path, self._archive.copied, self._archive.image_keys)
-        while self._next < self._archive.n_flushed and not self._gave_up and time.monotonic() < until:
-            name, doc = self._archive.document(self._next)
-            self._next += 1
-            for each, made in self._external.push(name, doc):
-                self._begun = True
-                why = self._sink.raw_document(each, made)
-                if why is not None and why not in self._left_out:
-                    self._left_out.add(why)
-                    self._problems.add(
-                        "publish-raw", f"{why}; they stay in their files, all else of the run is published"
-                    )
-
-
-def _why(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
