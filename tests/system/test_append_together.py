@@ -1,5 +1,6 @@
 """Rows for several tables in one request: all of it or nothing, and only from who may write."""
 
+import time
 from collections.abc import Generator
 
 import httpx
@@ -85,3 +86,17 @@ def test_columns_that_do_not_fit_are_named(server: EmbeddedServer, feeder: Feede
     answer = ask(server, packed({"peaks": table.query(["frame", "peak"])}))
     assert answer.status_code == 400
     assert "columns do not fit" in answer.json()["detail"]
+
+
+def test_a_reduction_that_is_removed_takes_no_rows(server: EmbeddedServer) -> None:
+    made = Feeder(server, "removed")
+    made.push(1)
+    table = made.sink.table("frames")
+    body = packed({"frames": table.query([*table.structure().columns])})
+    made.sink.client["reduced"].delete_contents(["removed"], recursive=True, external_only=False)
+    deadline = time.monotonic() + 10
+    # Known for a second longer: its frame, which is stored already, cannot be stored again (500).
+    while (code := ask(server, body, place="hedm/append/reduced/removed/attempt-0000").status_code) != 404:
+        assert code in (204, 500)
+        assert time.monotonic() < deadline
+    made.close()
