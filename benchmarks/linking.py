@@ -23,7 +23,7 @@ from scipy.spatial import KDTree
 
 from hedmlive.streaming import Frame, PeaksOfFrame, Recipe, Reducer
 from hedmlive.streaming.corrections import Corrections
-from hedmlive.streaming.limit_kernels import distance_limits
+from hedmlive.streaming.limit_kernels import distance_limit
 from hedmlive.streaming.link_rules import Linkable, link_peaks
 from hedmlive.streaming.valleys import valley_cuts
 
@@ -106,10 +106,9 @@ class Pairs:
 
     def limits(self, by_size: float, by_width: float) -> Array:
         """Return how far apart the centroids of each candidate may be."""
-        columns = tuple(self.peaks[name] for name in OF_LIMITS)
-        limit = np.empty(len(self.a))
-        distance_limits(self.a, self.b, columns, columns, by_size, by_width, limit)
-        return limit
+        peaks = np.stack([self.peaks[name] for name in OF_LIMITS], axis=1)
+        pairs = zip(self.a.tolist(), self.b.tolist(), strict=True)
+        return np.array([distance_limit(peaks, p, peaks, q, by_size, by_width) for p, q in pairs])
 
     def tracks(self, keep: Array) -> Tracks:
         """Return the connected components of some candidates."""

@@ -154,10 +154,12 @@ class ImageStore:
         detector.attrs["data_key"] = key
         group = nexus_group(detector, "sparse", "NXcollection")
         group.attrs["shape"], group.attrs["dtype"] = first.shape, first.dtype.str
+        group.attrs["meaning"] = "lit pixels: row, col and value of image i are frame_start[i] to frame_start[i + 1]"
         group.create_dataset("frame_start", data=np.zeros(1, np.int64), maxshape=(None,), chunks=(1 << 10,))
         for name, dtype in (("row", np.uint16), ("col", np.uint16), ("value", first.dtype)):
             # Not compressed: a compressed chunk that grows is written anew, and under SWMR its old place is lost.
-            group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(1 << 14,))
+            made = group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(1 << 14,))
+            made.attrs["units"] = "counts" if name == "value" else "pixel"
         self._sparse[key] = group
         self._resources[doc["uid"]] = (reader, key)
 

@@ -108,7 +108,7 @@ def _write_scan(entry: h5py.Group, settings: Settings, summary: RunSummary, take
     for name, meaning in (
         ("frame", "number of the frame of the first detector, in the order of acquisition"),
         ("point", "scan point of the frame, numbered from 0"),
-        ("time", "of the event, since 1970"),
+        ("time", "when the event was, since 1970"),
     ):
         if name in scan:
             scan[name].attrs["meaning"] = meaning

@@ -4,6 +4,7 @@ Candidates are pairs of peaks that share lit pixels, or whose centroids are near
 are links, and why the others are not.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -12,13 +13,12 @@ from typing import Self
 import numpy as np
 
 from . import link_kernels
-from .limit_kernels import distance_limits
 from .midas_links import RingPeaks, midas_distance, midas_overlap
 from .peaks import PeaksOfFrame
 from .recipe import LinkRule, Recipe
 
-_COLUMNS = ("row", "col", "n_pixels", "var_row", "var_col", "cov_row_col", "sum_intensity")
-_OF_LIMITS = _COLUMNS[:6]
+_COLUMNS = ("row", "col", "var_row", "var_col", "cov_row_col", "sum_intensity")
+_NO_LIMITS = (0.0, math.inf, math.inf, 0.0, 0.0)
 
 
 class Reason(IntEnum):
@@ -44,10 +44,12 @@ class Linkable:
 
     frame: int
     "Number of the frame."
-    columns: dict[str, np.ndarray]
-    "Centroid, shape and size of each peak."
-    runs: np.ndarray
-    "Row, first column, end and peak of each run of lit pixels, int32, shape (4, runs)."
+    peaks: np.ndarray
+    "row, col, n_pixels, var_row, var_col, cov_row_col and sum_intensity of each peak, shape (peaks, 7)."
+    spans: np.ndarray
+    "Where each run of lit pixels begins and ends (`link_kernels.spans_of_runs`), int64, shape (2, runs + 1)."
+    owner: np.ndarray
+    "Peak of each run, int32."
 
     @classmethod
     def of(cls, found: PeaksOfFrame) -> Self:
@@ -57,13 +59,29 @@ class Linkable:
             pixels = found.pixels
             runs = np.empty((4, len(pixels["row"])), np.int32)
             n = link_kernels.runs_of_peaks(pixels["row"], pixels["col"], pixels["peak"], runs)
-            runs = runs[:, :n].copy()
-        return cls(frame=found.frame, columns={name: found.peaks[name] for name in _COLUMNS}, runs=runs)
+            runs = runs[:, :n]
+        n, columns = runs.shape[1], found.peaks
+        peaks = np.empty((len(columns["row"]), 7))
+        spans, owner = np.empty((2, n + 1), np.int64), np.empty(n, np.int32)
+        link_kernels.peaks_of_columns(tuple([columns[name] for name in _COLUMNS]), columns["n_pixels"], peaks)
+        link_kernels.spans_of_runs(runs, spans, owner)
+        return cls(frame=found.frame, peaks=peaks, spans=spans, owner=owner)
 
     @property
     def n_peaks(self) -> int:
         """How many peaks it has."""
-        return len(self.columns["row"])
+        return len(self.peaks)
+
+    @property
+    def runs(self) -> np.ndarray:
+        """Row, first column, end and peak of each run of lit pixels, int32, shape (4, runs)."""
+        row, col = np.divmod(self.spans[:, :-1], 1 << 32)
+        return np.stack([row[0], *col, self.owner]).astype(np.int32)
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Centroid and intensity of each peak."""
+        return {"row": self.peaks[:, 0], "col": self.peaks[:, 1], "sum_intensity": self.peaks[:, 6]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +99,49 @@ class Candidates:
     distance: np.ndarray
     "Distance of the centroids, pixels."
     reason: np.ndarray
-    "`Reason`, int16."
+    "`Reason`."
 
     def __len__(self) -> int:
         """Return how many they are."""
         return len(self.peak_a)
 
 
+class Rule:
+    """The rule of a recipe, with its numbers as kernels take them: they are asked for with each pair of frames.
+
+    Parameters
+    ----------
+    recipe
+        Says the rule, none of `IN_TURN`, and its numbers.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._partners = _PARTNERS[recipe.link]
+        self._near = (recipe.max_distance or 0.0) if recipe.link == "distance" else None
+        # Who has the best partner is asked of all.
+        self.every = recipe.keep_candidates or recipe.link != "overlap"
+        "Whether candidates that are no links are among what it gives."
+        self._limits = (
+            0.0 if recipe.link == "distance" else float(recipe.min_shared_pixels),
+            math.inf if recipe.max_distance is None else float(recipe.max_distance),
+            math.inf if recipe.max_distance_by_size is None else float(recipe.max_distance_by_size),
+            float(recipe.max_distance_by_width),
+            float(recipe.min_score),
+        )
+
+    def candidates(self, a: Linkable, b: Linkable) -> Candidates:
+        """Return the candidates between two frames, a before b along the axis, with its word on each of them."""
+        pairs, n = _overlapping(a, b) if self._near is None else _near(a, b, self._near)
+        found = _weighed(a, b, pairs, n, self._limits, every=self.every)
+        if self._partners is not None:
+            self._partners(found, a, b)
+        return found
+
+
 def link_peaks(a: Linkable, b: Linkable, recipe: Recipe) -> Candidates:
     """Return the candidates between two frames, with the recipe's word on each of them.
+
+    With the rule `overlap` those that are no links are left out, unless the recipe keeps them.
 
     Parameters
     ----------
@@ -98,26 +150,7 @@ def link_peaks(a: Linkable, b: Linkable, recipe: Recipe) -> Candidates:
     recipe
         Says the rule and its numbers.
     """
-    if recipe.link == "distance":
-        pairs, shared = _near(a, b, recipe.max_distance or 0.0)
-    else:
-        pairs, shared = _overlapping(a, b)
-    found = _weighed(a, b, pairs, shared)
-    reason = found.reason
-    if recipe.link != "distance" and recipe.min_shared_pixels > 1:
-        reason[shared < recipe.min_shared_pixels] = Reason.FEW_SHARED
-    if recipe.max_distance is not None:
-        reason[(found.distance > recipe.max_distance) & (reason == 0)] = Reason.FAR
-    if recipe.max_distance_by_size is not None:
-        limit = np.empty(len(found))
-        of_a, of_b = (tuple(each.columns[name] for name in _OF_LIMITS) for each in (a, b))
-        by_size, by_width = float(recipe.max_distance_by_size), float(recipe.max_distance_by_width)
-        distance_limits(found.peak_a, found.peak_b, of_a, of_b, by_size, by_width, limit)
-        reason[(found.distance > limit) & (reason == 0)] = Reason.FAR
-    if recipe.min_score > 0:
-        reason[(found.score < recipe.min_score) & (reason == 0)] = Reason.LOW_SCORE
-    _PARTNERS[recipe.link](found, a, b)
-    return found
+    return Rule(recipe).candidates(a, b)
 
 
 IN_TURN = ("midas-distance", "midas-overlap")
@@ -146,8 +179,9 @@ def link_in_turn(a: Linkable, b: Linkable, recipe: Recipe, order: np.ndarray) ->
         peak_a, peak_b, order = midas_distance(rings[0], order, rings[1], recipe.max_distance or 0.0)
     else:
         peak_a, peak_b, order = midas_overlap(rings[0], a.runs, order, rings[1], b.runs)
-    pairs = np.stack([peak_a, peak_b]).astype(np.int32)
-    return _weighed(a, b, pairs, _shared(a, b, pairs)), order
+    pairs = np.stack([peak_a, peak_b, np.empty_like(peak_a)]).astype(np.int32)
+    _count_shared(a, b, pairs)
+    return _weighed(a, b, pairs, len(peak_a), _NO_LIMITS, every=True), order
 
 
 def _ring_peaks(frame: Linkable, recipe: Recipe) -> RingPeaks:
@@ -155,59 +189,50 @@ def _ring_peaks(frame: Linkable, recipe: Recipe) -> RingPeaks:
     return RingPeaks.of(frame.columns, (float(row), float(col)))
 
 
-def _weighed(a: Linkable, b: Linkable, pairs: np.ndarray, shared: np.ndarray) -> Candidates:
-    peak_a, peak_b = pairs
-    p, q = a.columns, b.columns
-    n = len(peak_a)
-    score, distance = np.empty((2, n))
-    link_kernels.weigh(
-        peak_a, peak_b, shared, p["row"], p["col"], p["n_pixels"], q["row"], q["col"], q["n_pixels"], score, distance
-    )
+def _weighed(
+    a: Linkable, b: Linkable, pairs: np.ndarray, n: int, limits: tuple[float, ...], *, every: bool
+) -> Candidates:
+    whole, weights = np.empty((4, n), np.int32), np.empty((2, n))
+    kept = link_kernels.weigh(pairs, n, a.peaks, b.peaks, limits, every, whole, weights)
+    peak_a, peak_b, shared, reason = whole[:, :kept]
+    score, distance = weights[:, :kept]
     return Candidates(
-        peak_a=peak_a,
-        peak_b=peak_b,
-        n_shared_pixels=shared,
-        score=score,
-        distance=distance,
-        reason=np.zeros(n, np.int16),
+        peak_a=peak_a, peak_b=peak_b, n_shared_pixels=shared, score=score, distance=distance, reason=reason
     )
 
 
-def _overlapping(a: Linkable, b: Linkable) -> tuple[np.ndarray, np.ndarray]:
-    common, chain, pairs = np.empty((3, 3, a.runs.shape[1] + b.runs.shape[1] + 2), np.int32)
-    n = link_kernels.shared_pixels(a.runs, b.runs, np.full(a.n_peaks, -1, np.int32), common, chain, pairs)
-    return pairs[:2, :n], pairs[2, :n]
+def _overlapping(a: Linkable, b: Linkable) -> tuple[np.ndarray, int]:
+    """Return peak of a, peak of b and pixels that they share in the first so many places of (3, places)."""
+    room = len(a.owner) + len(b.owner)
+    met = np.empty(room, np.uint64)
+    chain, pairs = np.empty((2, 3, room), np.int32)
+    of_a = np.empty((3, a.n_peaks), np.int32)
+    return pairs, link_kernels.shared_pixels(a.spans, b.spans, a.owner, b.owner, met, of_a, chain, pairs)
 
 
-def _near(a: Linkable, b: Linkable, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    by_row = np.argsort(b.columns["row"], kind="stable")
-    places = (a.columns["row"], a.columns["col"], b.columns["row"], b.columns["col"])
+def _near(a: Linkable, b: Linkable, reach: float) -> tuple[np.ndarray, int]:
+    by_row = np.argsort(b.peaks[:, 0], kind="stable")
     room = 16 * (a.n_peaks + b.n_peaks)
     while True:
-        pairs = np.empty((2, room), np.int32)
-        n = link_kernels.near_pairs(*places, by_row, reach, pairs)
+        pairs = np.empty((3, room), np.int32)
+        n = link_kernels.near_pairs(a.peaks, b.peaks, by_row, reach, pairs)
         if n <= room:
             break
         room *= 4
-    pairs = pairs[:, :n]
-    return pairs, _shared(a, b, pairs)
+    _count_shared(a, b, pairs[:, :n])
+    return pairs, n
 
 
-def _shared(a: Linkable, b: Linkable, pairs: np.ndarray) -> np.ndarray:
-    """Return how many pixels each of these pairs shares."""
-    listed, counts = _overlapping(a, b)
-    keys = listed[0].astype(np.int64) * b.n_peaks + listed[1]
+def _count_shared(a: Linkable, b: Linkable, pairs: np.ndarray) -> None:
+    """Write how many pixels each of these pairs shares to the third row."""
+    listed, n = _overlapping(a, b)
+    keys = listed[0, :n].astype(np.int64) * b.n_peaks + listed[1, :n]
     wanted = pairs[0].astype(np.int64) * b.n_peaks + pairs[1]
-    shared = np.zeros(len(wanted), np.int32)
-    if len(keys):
-        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    pairs[2] = 0
+    if n:
+        place = np.minimum(np.searchsorted(keys, wanted), n - 1)
         found = keys[place] == wanted
-        shared[found] = counts[place[found]]
-    return shared
-
-
-def _all(found: Candidates, a: Linkable, b: Linkable) -> None:
-    """Leave every candidate that is good enough."""
+        pairs[2, found] = listed[2, place[found]]
 
 
 def _mutual_best(found: Candidates, a: Linkable, b: Linkable) -> None:
@@ -233,8 +258,8 @@ def _mutual(found: Candidates, a: Linkable, b: Linkable, order: np.ndarray) -> N
     found.reason[usable & ~mutual] = Reason.BETTER_PARTNER
 
 
-_PARTNERS: dict[LinkRule, Callable[[Candidates, Linkable, Linkable], None]] = {
-    "overlap": _all,
+_PARTNERS: dict[LinkRule, Callable[[Candidates, Linkable, Linkable], None] | None] = {
+    "overlap": None,
     "mutual-best-overlap": _mutual_best,
     "distance": _mutual_nearest,
 }

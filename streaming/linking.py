@@ -4,17 +4,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum, IntFlag
+from enum import IntFlag
 from typing import Self
 
 import numpy as np
 
 from .errors import FrameError
 from .frame import Frame
-from .link_rules import IN_TURN, Candidates, Linkable, first_order, link_in_turn, link_peaks
+from .link_rules import IN_TURN, Candidates, Linkable, Rule, first_order, link_in_turn
 from .peaks import PeaksOfFrame
 from .recipe import Recipe
-from .tables import LINKS, LINKS_WITH_REASONS, Columns
+from .tables import Columns
 from .trajectory import VIRTUAL, InOrder, Line, Trajectory
 
 _PLACE_ROLES = ("dty", "L1", "L2")
@@ -31,6 +31,11 @@ class Ending(IntFlag):
     "The scan ends beside it."
     MISSING = 2
     "A frame beside it is missing."
+
+
+# Made once: numbers of an enumeration take a microsecond each to be put together.
+_ENDINGS = tuple(Ending(flags) for flags in range(4))
+_SCAN_END, _MISSING = int(Ending.SCAN_END), int(Ending.MISSING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +119,6 @@ class Linked:
         self.resolved += more.resolved
 
 
-class _State(IntEnum):
-    WAITING = 0
-    HERE = 1
-    MISSING = 2
-
-
 class Linker:
     """Links the peaks of neighbouring frames.
 
@@ -144,12 +143,14 @@ class Linker:
         self._recipe = recipe
         axes = self._trajectory.axes
         self._recipes = [replace(recipe, **recipe.along.get(axis, {}), along={}) for axis in axes]
+        self._rules = [None if each.link in IN_TURN else Rule(each) for each in self._recipes]
         self._reach = 1 + max((each.max_gap for each in self._recipes), default=0)
         self._virtual = axes.index(VIRTUAL) if VIRTUAL in axes else -1
-        self._table = LINKS_WITH_REASONS if recipe.keep_candidates else LINKS
+        self._is_in_order = isinstance(self._trajectory, InOrder)
         # The first frame waits for the last one, which may be its neighbour on the circle.
-        self._may_close = recipe.wrap and isinstance(self._trajectory, InOrder)
-        self._states: dict[int, _State] = {}
+        self._may_close = recipe.wrap and self._is_in_order
+        # Whether a frame came, or is known to be missing. Nothing is known of the others, before the end.
+        self._came: dict[int, bool] = {}
         self._flushed = False
         self._newest = -1
         # Of each frame that is here and not resolved:
@@ -184,7 +185,7 @@ class Linker:
         """
         frame = position.frame
         self.check(frame)
-        self._states[frame] = _State.HERE
+        self._came[frame] = True
         self._newest = max(self._newest, frame)
         self._held[frame] = (position, Linkable.of(found))
         first = self._first
@@ -213,9 +214,9 @@ class Linker:
         FrameError
             It did, or it was said to be missing.
         """
-        state = self._states.get(frame, _State.MISSING if self._flushed else _State.WAITING)
-        if state is not _State.WAITING:
-            what = "came twice; the first counts" if state is _State.HERE else "came after it was counted as missing"
+        came = self._came.get(frame)
+        if came is not None or self._flushed:
+            what = "came twice; the first counts" if came else "came after it was counted as missing"
             raise FrameError(f"frame {frame} {what}")
 
     def set_aside(self, frame: int) -> None:
@@ -227,7 +228,7 @@ class Linker:
             The frame came before.
         """
         self.check(frame)
-        self._states[frame] = _State.HERE
+        self._came[frame] = True
 
     def missing(self, frame: int) -> Linked:
         """Take in that a frame will never come; its neighbours may be linked over the gap.
@@ -238,7 +239,7 @@ class Linker:
             The frame came before, or was said to be missing.
         """
         self.check(frame)
-        self._states[frame] = _State.MISSING
+        self._came[frame] = False
         linked = Linked()
         for line, place in self._trajectory.lines(frame):
             before, gap_before = self._walk(line, place, -1)
@@ -294,11 +295,11 @@ class Linker:
             if place == start:
                 return _NOBODY, gap
             frame = line.frame(place)
-            state = self._states.get(frame, _State.MISSING if self._flushed else _State.WAITING)
-            if state is _State.WAITING:
-                return _UNKNOWN, gap
-            if state is _State.HERE:
+            came = self._came.get(frame)
+            if came:
                 return frame, gap
+            if came is None and not self._flushed:
+                return _UNKNOWN, gap
         return _NOBODY, self._reach
 
     def _link(self, linked: Linked, axis: int, frame_a: int, frame_b: int) -> None:
@@ -334,11 +335,11 @@ class Linker:
         (at_a, a), (at_b, b) = self._held[frame_a], self._held[frame_b]
         recipe = self._recipes[axis]
         wraps = axis != self._virtual and self._trajectory.wraps(frame_a, frame_b)
-        in_order = isinstance(self._trajectory, InOrder) and axis == 0 and not wraps
-        apart = in_order and not _next_along(at_a, at_b, recipe)
+        apart = self._is_in_order and axis == 0 and not wraps and not _next_along(at_a, at_b, recipe)
         if apart:
             self._apart |= {frame_a, frame_b}
-        if recipe.link in IN_TURN:
+        rule = self._rules[axis]
+        if rule is None:
             if apart or wraps:
                 self._orders.setdefault((axis, frame_b), first_order(b, recipe))
                 return
@@ -347,33 +348,45 @@ class Linker:
         elif apart:
             return
         else:
-            candidates = link_peaks(a, b, recipe)
-        n_others = int(np.count_nonzero(candidates.reason))
-        n = len(candidates) - n_others
-        if n:
-            keep = np.flatnonzero(candidates.reason == 0) if n_others else slice(None)
-            rows = self._rows(axis, frame_a, frame_b, candidates, keep, n)
+            candidates = rule.candidates(a, b)
+        names = (frame_a, frame_b, axis)
+        if rule is None or not rule.every:
+            rows = self._rows(*names, candidates)
+        else:
+            rows = self._rows(*names, candidates, np.flatnonzero(candidates.reason == 0))
+            if recipe.keep_candidates:
+                others = self._rows(*names, candidates, np.flatnonzero(candidates.reason))
+                linked.others += [others] if len(others["axis"]) else []
+        if len(rows["axis"]):
             linked.joined.append(JoinedFrames(frame_a=frame_a, frame_b=frame_b, rows=rows, wraps=wraps))
-        if recipe.keep_candidates and n_others:
-            others = np.flatnonzero(candidates.reason)
-            linked.others.append(self._rows(axis, frame_a, frame_b, candidates, others, n_others))
 
     def _rows(
-        self, axis: int, frame_a: int, frame_b: int, candidates: Candidates, rows: np.ndarray | slice, n: int
+        self, frame_a: int, frame_b: int, axis: int, candidates: Candidates, rows: np.ndarray | None = None
     ) -> Columns:
+        """Return some candidates, or all, as the table ``links`` has them: columns, order and types."""
+        each = (candidates.peak_a, candidates.peak_b, candidates.n_shared_pixels, candidates.score, candidates.distance)
+        if rows is not None:
+            each = tuple([values[rows] for values in each])
+        peak_a, peak_b, shared, score, distance = each
+        frames, axes = np.empty((2, len(peak_a)), np.int64), np.empty(len(peak_a), np.int16)
+        first, second = frames
+        first.fill(frame_a)
+        second.fill(frame_b)
+        axes.fill(axis)
         columns = {
-            "frame_a": np.full(n, frame_a),
-            "peak_a": candidates.peak_a[rows],
-            "frame_b": np.full(n, frame_b),
-            "peak_b": candidates.peak_b[rows],
-            "axis": np.full(n, axis),
-            "n_shared_pixels": candidates.n_shared_pixels[rows],
-            "score": candidates.score[rows],
-            "distance": candidates.distance[rows],
+            "frame_a": first,
+            "peak_a": peak_a,
+            "frame_b": second,
+            "peak_b": peak_b,
+            "axis": axes,
+            "n_shared_pixels": shared,
+            "score": score,
+            "distance": distance,
         }
         if self._recipe.keep_candidates:
-            columns["reason"] = candidates.reason[rows]
-        return self._table.batch(columns)
+            reason = candidates.reason if rows is None else candidates.reason[rows]
+            columns["reason"] = reason.astype(np.int16)
+        return columns
 
     def _resolve(self, linked: Linked, frame: int) -> None:
         """Name the frames that wait for nothing any more, now that one more is known."""
@@ -399,15 +412,15 @@ class Linker:
             return False
         if self._held_back[frame]:
             return False
-        return all(
-            self._walk(line, place, sense)[0] != _UNKNOWN
-            for line, place in self._trajectory.lines(frame)
-            for sense in (-1, 1)
-        )
+        for line, place in self._trajectory.lines(frame):
+            # What comes after is what mostly has not come.
+            if self._walk(line, place, 1)[0] == _UNKNOWN or self._walk(line, place, -1)[0] == _UNKNOWN:
+                return False
+        return True
 
     def _ending(self, frame: int) -> Ending:
         lines = self._trajectory.lines(frame)
-        ending = Ending(0) if lines and frame not in self._apart else Ending.SCAN_END
+        ending = 0 if lines and frame not in self._apart else _SCAN_END
         self._apart.discard(frame)
         for line, place in lines:
             if line.axis == self._virtual:
@@ -415,10 +428,10 @@ class Linker:
             for sense in (-1, 1):
                 at = line.step(place, sense)
                 if at < 0:
-                    ending |= Ending.SCAN_END
-                elif self._states.get(line.frame(at), _State.MISSING) is _State.MISSING:
-                    ending |= Ending.MISSING
-        return ending
+                    ending |= _SCAN_END
+                elif not self._came.get(line.frame(at)):
+                    ending |= _MISSING
+        return _ENDINGS[ending]
 
     def _closes_circle(self, first: Position, last: Position) -> bool:
         """Tell whether the frames so far are one full turn, so that the last is a neighbour of the first.

@@ -1,7 +1,10 @@
 """Numba kernels of tracks: validated by their callers, preallocated output, nothing else in this file.
 
-A track is a linked list of rows, one row for each of its peaks, whose root is its lowest row: ``parent`` leads to the
-root, ``following`` from row to row (-1 at the end); ``last``, ``waiting`` and ``wraps`` are kept at the root.
+A track is a linked list of rows, one row for each of its peaks, whose root is its lowest row. Of a row there are 32
+bytes of whole numbers, which lead from row to row, and 64 of those that are summed. Rows of a track are far from each
+other, and what costs is to fetch them from memory: with a list for each number, the tracks of 3000 peaks a frame in
+rows of a grid took half as long again, and with all numbers of a row at one place longer, for then the way from row to
+row misses the near cache too. What is the same for all peaks of a frame stands once, at its slot.
 """
 
 from typing import Any
@@ -9,65 +12,67 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .vectors import kernel
+from .vectors import kernel, prefetch
 
 Array = NDArray[Any]
 
+# Places of what leads from row to row, int32: the row that leads to the root; the next row of the track, -1 at the end;
+# at the root, the last row of the track, and how many of its rows wait for a neighbour; slot of the frame; peak; marks;
+# n_saturated.
+PARENT, FOLLOWING, LAST, WAITING, SLOT, PEAK, MARKS, N_SATURATED = range(8)
+# Marks: a link over the end of the turn, kept at the root; on the edge; beside the mask; behind the end of the turn.
+WRAPS, ON_EDGE, ON_MASK, BEHIND = 1, 2, 4, 8
+# Places of the numbers, float64: sum_intensity, max_intensity, row, col, var_row, var_col, cov_row_col and n_pixels.
+SUM, MAX, ROW, COL, VAR_ROW, VAR_COL, COV, N_PIXELS = range(8)
+WIDTH = 8
+# Places of a frame's whole numbers, int64: its number, the rank of its rotation on the circle, what it misses.
+FRAME, LEVEL, FLAGS = range(3)
+
 
 @kernel()
-def _root(parent: Array, i: int) -> int:
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
+def _root(whole: Array, i: int) -> int:
+    while whole[i, PARENT] != i:
+        whole[i, PARENT] = whole[whole[i, PARENT], PARENT]
+        i = whole[i, PARENT]
     return i
 
 
 @kernel()
-def join_tracks(
-    row_a: Array,
-    row_b: Array,
-    wrapping: bool,
-    parent: Array,
-    following: Array,
-    last: Array,
-    waiting: Array,
-    wraps: Array,
-) -> int:
-    """Join the track of each row of row_a with that of the row of row_b; return how many tracks that took away."""
+def join_tracks(peak_a: Array, peak_b: Array, start_a: int, start_b: int, wrapping: bool, whole: Array) -> int:
+    """Join the track of each row start_a + peak_a with that of start_b + peak_b; return how many that took away."""
     joined = 0
-    for i in range(len(row_a)):
-        a = _root(parent, row_a[i])
-        b = _root(parent, row_b[i])
+    for i in range(len(peak_a)):
+        a = _root(whole, start_a + peak_a[i])
+        b = _root(whole, start_b + peak_b[i])
         if a != b:
             if b < a:
                 a, b = b, a
-            parent[b] = a
-            following[last[a]] = b
-            last[a] = last[b]
-            waiting[a] += waiting[b]
-            wraps[a] |= wraps[b]
+            whole[b, PARENT] = a
+            whole[whole[a, LAST], FOLLOWING] = b
+            whole[a, LAST] = whole[b, LAST]
+            whole[a, WAITING] += whole[b, WAITING]
+            whole[a, MARKS] |= whole[b, MARKS] & WRAPS
             joined += 1
         if wrapping:
-            wraps[a] = 1
+            whole[a, MARKS] |= WRAPS
     return joined
 
 
 @kernel()
-def resolve_rows(start: int, end: int, flags: int, parent: Array, waiting: Array, flag: Array, roots: Array) -> int:
-    """Take rows start to end as resolved; write the roots of the tracks that wait for no other; return how many."""
-    n = 0
+def resolve_rows(start: int, end: int, whole: Array, roots: Array, n: int) -> int:
+    """Take rows start to end as resolved; write the roots of tracks that wait for no other, from place n; return it."""
     for row in range(start, end):
-        flag[row] = flags
-        root = _root(parent, row)
-        waiting[root] -= 1
-        if waiting[root] == 0:
-            roots[n] = root
-            n += 1
+        root = _root(whole, row)
+        waiting = whole[root, WAITING] - 1
+        whole[root, WAITING] = waiting
+        # What does not count is overwritten by the next.
+        roots[n] = root
+        n += int(waiting == 0)
     return n
 
 
 @kernel()
-def _sort_rows(rows: Array, start: int, end: int, frame: Array, peak: Array) -> None:
+def _sort_rows(rows: Array, start: int, end: int, whole: Array, frames: Array) -> None:
     """Sort rows[start:end] by frame and peak: Shell's sort with the gaps of Knuth, for most tracks are short."""
     gap = 1
     while gap < (end - start) // 3:
@@ -75,10 +80,12 @@ def _sort_rows(rows: Array, start: int, end: int, frame: Array, peak: Array) -> 
     while gap > 0:
         for i in range(start + gap, end):
             row = rows[i]
+            frame, peak = frames[whole[row, SLOT], FRAME], whole[row, PEAK]
             j = i
             while j >= start + gap:
                 other = rows[j - gap]
-                if frame[other] < frame[row] or (frame[other] == frame[row] and peak[other] < peak[row]):
+                frame_before = frames[whole[other, SLOT], FRAME]
+                if frame_before < frame or (frame_before == frame and whole[other, PEAK] < peak):
                     break
                 rows[j] = other
                 j -= gap
@@ -88,29 +95,46 @@ def _sort_rows(rows: Array, start: int, end: int, frame: Array, peak: Array) -> 
 
 @kernel()
 def take_tracks(
-    roots: Array, parent: Array, following: Array, frame: Array, peak: Array, rows: Array, starts: Array
-) -> int:
-    """Write the rows of each track in the order of their peaks, mark them as taken (parent -1), and return how many.
+    roots: Array, whole: Array, numbers: Array, frames: Array, rows: Array, starts: Array
+) -> tuple[int, bool]:
+    """Write the rows of each track in the order of their peaks, and mark them as taken (parent -1).
+
+    Return how many, and whether a track of them goes over the end of the turn.
 
     Parameters
     ----------
+    whole, numbers
+        Of each row. Nothing is done with numbers but to ask for them: `summaries` comes next.
+    frames
+        Of each slot.
     rows
         Those of track k are written from starts[k] to starts[k + 1].
     starts
         Shape (tracks + 1,).
     """
     n = 0
+    wraps = 0
     for k in range(len(roots)):
         starts[k] = n
-        row = roots[k]
+        row = np.int64(roots[k])
+        wraps |= whole[row, MARKS]
         while row >= 0:
             rows[n] = row
-            parent[row] = -1
+            prefetch(numbers, row * WIDTH)
+            whole[row, PARENT] = -1
             n += 1
-            row = following[row]
-        _sort_rows(rows, starts[k], n, frame, peak)
+            row = np.int64(whole[row, FOLLOWING])
+        _sort_rows(rows, starts[k], n, whole, frames)
     starts[len(roots)] = n
-    return n
+    return n, wraps & WRAPS > 0
+
+
+@kernel()
+def name_tracks(starts: Array, rows: Array, whole: Array, frames: Array, base: int, names: Array) -> None:
+    """Write base * frame + peak of the first peak of each track, whose rows are in order."""
+    for k in range(len(names)):
+        first = rows[starts[k]]
+        names[k] = base * frames[whole[first, SLOT], FRAME] + whole[first, PEAK]
 
 
 @kernel()
@@ -121,10 +145,8 @@ def append_rows(
     n_saturated: Array,
     on_edge: Array,
     on_mask: Array,
-    motors: Array,
     start: int,
-    frame: int,
-    level: int,
+    slot: int,
     whole: Array,
     numbers: Array,
 ) -> None:
@@ -138,61 +160,51 @@ def append_rows(
         sum_intensity, max_intensity, row, col, var_row, var_col and cov_row_col of each peak.
     n_pixels, n_saturated, on_edge, on_mask
         Of each peak.
-    motors
-        omega_start, omega_end, then the motors, of the frame.
-    start, frame, level
+    start, slot
         Of the first row, and of the frame.
     whole, numbers
-        Written, as `sweep_rows` and `summaries` take them.
+        Of each row.
     """
     total, top, row, col, var_row, var_col, cov = sums
     for k in range(len(peak)):
         i = start + k
-        whole[0, i] = i
-        whole[1, i] = -1
-        whole[2, i] = i
-        whole[3, i] = level
-        whole[4, i] = 1
-        whole[5, i] = frame
-        whole[6, i] = peak[k]
-        whole[7, i] = 0
-        whole[8, i] = 0
-        numbers[i, 0] = motors[0]
-        numbers[i, 1] = motors[1]
-        numbers[i, 2] = total[k]
-        numbers[i, 3] = top[k]
-        numbers[i, 4] = row[k]
-        numbers[i, 5] = col[k]
-        numbers[i, 6] = var_row[k]
-        numbers[i, 7] = var_col[k]
-        numbers[i, 8] = cov[k]
-        numbers[i, 9] = n_pixels[k]
-        numbers[i, 10] = n_saturated[k]
-        numbers[i, 11] = on_edge[k]
-        numbers[i, 12] = on_mask[k]
-        for m in range(2, len(motors)):
-            numbers[i, 11 + m] = motors[m]
+        whole[i, PARENT] = i
+        whole[i, FOLLOWING] = -1
+        whole[i, LAST] = i
+        whole[i, WAITING] = 1
+        whole[i, SLOT] = slot
+        whole[i, PEAK] = peak[k]
+        whole[i, MARKS] = ON_EDGE * on_edge[k] | ON_MASK * on_mask[k]
+        numbers[i, N_PIXELS] = n_pixels[k]
+        whole[i, N_SATURATED] = n_saturated[k]
+        numbers[i, SUM] = total[k]
+        numbers[i, MAX] = top[k]
+        numbers[i, ROW] = row[k]
+        numbers[i, COL] = col[k]
+        numbers[i, VAR_ROW] = var_row[k]
+        numbers[i, VAR_COL] = var_col[k]
+        numbers[i, COV] = cov[k]
 
 
 @kernel()
-def sweep_rows(n: int, whole: Array, numbers: Array, place: Array) -> int:
+def sweep_rows(n: int, whole: Array, numbers: Array, place: Array, slots: Array) -> int:
     """Move the rows that are not taken to the front, in their order; return how many.
 
     Parameters
     ----------
     n
         Rows.
-    whole
-        Shape (9, capacity); its first three rows are parent, following and last.
-    numbers
-        Shape (capacity, numbers).
+    whole, numbers
+        Of each row.
     place
         The new place of each row, -1 of those that were taken; shape (n + 1,), the last one -1.
+    slots
+        Set to 1 for each slot that a row still has.
     """
     kept = 0
     for row in range(n):
         place[row] = -1
-        if whole[0, row] >= 0:
+        if whole[row, PARENT] >= 0:
             place[row] = kept
             kept += 1
     place[n] = -1
@@ -200,13 +212,31 @@ def sweep_rows(n: int, whole: Array, numbers: Array, place: Array) -> int:
         to = place[row]
         if to < 0:
             continue
-        for k in range(3):
-            # The end of a list, -1, picks the last place, which is -1. Only a root's `last` is ever read.
-            whole[k, to] = place[whole[k, row]]
-        for k in range(3, whole.shape[0]):
-            whole[k, to] = whole[k, row]
-        for k in range(numbers.shape[1]):
+        slots[whole[row, SLOT]] = 1
+        # The end of a list, -1, picks the last place, which is -1. Only a root's last row is ever read.
+        for k in range(SLOT):
+            whole[to, k] = whole[row, k] if k == WAITING else place[whole[row, k]]
+        for k in range(SLOT, WIDTH):
+            whole[to, k] = whole[row, k]
+        for k in range(WIDTH):
             numbers[to, k] = numbers[row, k]
+    return kept
+
+
+@kernel()
+def sweep_slots(n: int, whole: Array, used: Array, frames: Array, motors: Array) -> int:
+    """Move the slots that are used to the front, in their order, and tell n rows; return how many."""
+    kept = 0
+    for slot in range(len(used)):
+        if used[slot]:
+            for k in range(frames.shape[1]):
+                frames[kept, k] = frames[slot, k]
+            for k in range(motors.shape[1]):
+                motors[kept, k] = motors[slot, k]
+            used[slot] = kept
+            kept += 1
+    for row in range(n):
+        whole[row, SLOT] = used[whole[row, SLOT]]
     return kept
 
 
@@ -215,17 +245,23 @@ def summaries(
     order: Array,
     starts: Array,
     rows: Array,
+    names: Array,
     whole: Array,
     numbers: Array,
-    base: int,
+    frames: Array,
+    motors: Array,
+    back: float,
+    long: Array,
     counts: Array,
+    told: Array,
     sums: Array,
     members: Array,
+    peaks: Array,
 ) -> None:
     """Write what a track is, and its peaks, for tracks in the order given.
 
     Sums run over the peaks in their order, mean first and moments about it after: one pass in place of forty calls of
-    numpy, which took 0.5 ms a frame of 500 peaks; this takes 0.03.
+    numpy, which took 0.5 ms a frame of 500 peaks; this takes 0.01.
 
     Parameters
     ----------
@@ -233,115 +269,125 @@ def summaries(
         Tracks, as numbered in starts.
     starts, rows
         The rows of track k, in order, are those from starts[k] to starts[k + 1].
-    whole
-        Frame, peak, wraps and flags of each row, int64, shape (4, rows).
-    numbers
-        Shape (rows, 13 + motors): omega_start, omega_end, sum_intensity, max_intensity, row, col, var_row, var_col,
-        cov_row_col, n_pixels, n_saturated, on_edge, on_mask, then the motors.
-    base
-        A track's name is base * frame + peak of its first.
+    names
+        Of each track.
+    whole, numbers
+        Of each row.
+    frames, motors
+        Of each slot; motors are omega_start, omega_end, then the others.
+    back
+        The turn to go back for rows that lie behind its end, degrees.
+    long
+        Name, first and last frame, pixels, saturated pixels (-1 if unknown) of each track; int64, shape (5, tracks).
     counts
-        Name, peaks, frames, first and last frame, pixels, saturated pixels (-1 if unknown), on_edge, wraps, flags and
-        on_mask of each track; int64, shape (11, tracks).
+        Peaks and frames; int32, shape (2, tracks).
+    told
+        on_edge, wraps, on_mask, at_scan_end and beside_missing; bool, shape (5, tracks).
     sums
-        omega, omega_min, omega_max, row, col, sum_intensity, max_intensity, var_row, var_col, cov_row_col, var_omega,
-        cov_row_omega, cov_col_omega, omega_sigma, then mean and variance of each motor; float64, shape
-        (14 + 2 * motors, tracks).
-    members
-        Track, frame and peak; shape (3, rows of all tracks).
+        omega, omega_min, omega_max, omega_width, row, col, sum_intensity, max_intensity, var_row, var_col, cov_row_col,
+        var_omega, cov_row_omega, cov_col_omega, omega_sigma, then mean and variance of each motor; float64, shape
+        (15 + 2 * motors, tracks).
+    members, peaks
+        Track and frame, and peak, of each row; shapes (2, rows of all tracks) and (rows of all tracks,).
     """
-    frame, peak, wraps, flags = whole[0], whole[1], whole[2], whole[3]
-    start_, end_, weight, top = numbers[:, 0], numbers[:, 1], numbers[:, 2], numbers[:, 3]
-    row_, col_ = numbers[:, 4], numbers[:, 5]
-    n_motors = numbers.shape[1] - 13
+    n_motors = motors.shape[1] - 2
     n = 0
     for t in range(len(order)):
         first, end = starts[order[t]], starts[order[t] + 1]
+        name = names[order[t]]
         one = rows[first]
-        name = base * frame[one] + peak[one]
+        start_omega = motors[whole[one, SLOT], 0] - (back if whole[one, MARKS] & BEHIND else 0.0)
         total = omega = row = col = 0.0
-        highest = top[one]
-        low = high = start_[one]
+        highest = numbers[one, MAX]
+        low = high = start_omega
         n_frames = n_pixels = n_saturated = 0
-        unknown = edge = masked = wrapped = flagged = 0
-        before = -1
+        unknown = False
+        marks = flags = 0
+        before = np.int64(-1)
         for k in range(first, end):
             i = rows[k]
+            slot = whole[i, SLOT]
+            frame = frames[slot, FRAME]
             members[0, n] = name
-            members[1, n] = frame[i]
-            members[2, n] = peak[i]
+            members[1, n] = frame
+            peaks[n] = whole[i, PEAK]
             n += 1
-            w = weight[i]
-            omega += w * (0.5 * (start_[i] + end_[i]))
-            row += w * row_[i]
-            col += w * col_[i]
+            turn = back if whole[i, MARKS] & BEHIND else 0.0
+            omega_start, omega_end = motors[slot, 0] - turn, motors[slot, 1] - turn
+            w = numbers[i, SUM]
+            omega += w * (0.5 * (omega_start + omega_end))
+            row += w * numbers[i, ROW]
+            col += w * numbers[i, COL]
             total += w
-            highest = max(highest, top[i])
-            for bound in (start_[i], end_[i]):
+            highest = max(highest, numbers[i, MAX])
+            for bound in (omega_start, omega_end):
                 # A rotation that never came makes the extremes unknown.
                 if np.isnan(bound) or bound < low:
                     low = bound
                 if np.isnan(bound) or bound > high:
                     high = bound
-            n_frames += frame[i] != before
-            before = frame[i]
-            n_pixels += np.int64(numbers[i, 9])
-            unknown |= numbers[i, 10] < 0
-            n_saturated += np.int64(numbers[i, 10])
-            edge |= numbers[i, 11] > 0
-            masked |= numbers[i, 12] > 0
-            wrapped |= wraps[i]
-            flagged |= flags[i]
+            n_frames += frame != before
+            before = frame
+            n_pixels += np.int64(numbers[i, N_PIXELS])
+            unknown |= whole[i, N_SATURATED] < 0
+            n_saturated += whole[i, N_SATURATED]
+            marks |= whole[i, MARKS]
+            flags |= frames[slot, FLAGS]
         omega, row, col = omega / total, row / total, col / total
         var_row = var_col = cov_row_col = var_omega = cov_row_omega = cov_col_omega = width = 0.0
         for k in range(first, end):
             i = rows[k]
-            w = weight[i]
-            d_row, d_col, d_omega = row_[i] - row, col_[i] - col, 0.5 * (start_[i] + end_[i]) - omega
-            var_row += w * (numbers[i, 6] + d_row * d_row)
-            var_col += w * (numbers[i, 7] + d_col * d_col)
-            cov_row_col += w * (numbers[i, 8] + d_row * d_col)
+            slot = whole[i, SLOT]
+            turn = back if whole[i, MARKS] & BEHIND else 0.0
+            omega_start, omega_end = motors[slot, 0] - turn, motors[slot, 1] - turn
+            w = numbers[i, SUM]
+            d_row, d_col = numbers[i, ROW] - row, numbers[i, COL] - col
+            d_omega = 0.5 * (omega_start + omega_end) - omega
+            var_row += w * (numbers[i, VAR_ROW] + d_row * d_row)
+            var_col += w * (numbers[i, VAR_COL] + d_col * d_col)
+            cov_row_col += w * (numbers[i, COV] + d_row * d_col)
             var_omega += w * (d_omega * d_omega)
             cov_row_omega += w * (d_row * d_omega)
             cov_col_omega += w * (d_col * d_omega)
-            span = end_[i] - start_[i]
+            span = omega_end - omega_start
             width += w * (span * span)
-        counts[0, t] = name
-        counts[1, t] = end - first
-        counts[2, t] = n_frames
-        counts[3, t] = frame[one]
-        counts[4, t] = before
-        counts[5, t] = n_pixels
+        long[0, t] = name
+        long[1, t] = frames[whole[one, SLOT], FRAME]
+        long[2, t] = before
+        long[3, t] = n_pixels
         # One unknown full scale makes all unknown: -1 of every peak, not a sum of them.
-        counts[6, t] = -1 if unknown else n_saturated
-        counts[7, t] = edge
-        counts[8, t] = wrapped
-        counts[9, t] = flagged
-        counts[10, t] = masked
+        long[4, t] = -1 if unknown else n_saturated
+        counts[0, t] = end - first
+        counts[1, t] = n_frames
+        told[0, t] = marks & ON_EDGE > 0
+        told[1, t] = marks & WRAPS > 0
+        told[2, t] = marks & ON_MASK > 0
+        told[3, t] = flags & 1 > 0
+        told[4, t] = flags & 2 > 0
         sums[0, t] = omega
         sums[1, t] = low
         sums[2, t] = high
-        sums[3, t] = row
-        sums[4, t] = col
-        sums[5, t] = total
-        sums[6, t] = highest
-        sums[7, t] = var_row / total
-        sums[8, t] = var_col / total
-        sums[9, t] = cov_row_col / total
-        sums[10, t] = var_omega / total
-        sums[11, t] = cov_row_omega / total
-        sums[12, t] = cov_col_omega / total
+        sums[3, t] = high - low
+        sums[4, t] = row
+        sums[5, t] = col
+        sums[6, t] = total
+        sums[7, t] = highest
+        sums[8, t] = var_row / total
+        sums[9, t] = var_col / total
+        sums[10, t] = cov_row_col / total
+        sums[11, t] = var_omega / total
+        sums[12, t] = cov_row_omega / total
+        sums[13, t] = cov_col_omega / total
         # Sheppard's correction: a frame gathers what lies within its width s, which adds s^2 / 12 to the variance.
         narrow = var_omega / total - width / total / 12
-        sums[13, t] = np.sqrt(narrow) if narrow > 0 else narrow - narrow
+        sums[14, t] = np.sqrt(narrow) if narrow > 0 else narrow - narrow
         for motor in range(n_motors):
-            at = numbers[:, 13 + motor]
             mean = variance = 0.0
             for k in range(first, end):
-                mean += weight[rows[k]] * at[rows[k]]
+                mean += numbers[rows[k], SUM] * motors[whole[rows[k], SLOT], 2 + motor]
             mean /= total
             for k in range(first, end):
-                away = at[rows[k]] - mean
-                variance += weight[rows[k]] * (away * away)
-            sums[14 + 2 * motor, t] = mean
-            sums[15 + 2 * motor, t] = variance / total
+                away = motors[whole[rows[k], SLOT], 2 + motor] - mean
+                variance += numbers[rows[k], SUM] * (away * away)
+            sums[15 + 2 * motor, t] = mean
+            sums[16 + 2 * motor, t] = variance / total

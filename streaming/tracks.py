@@ -1,6 +1,7 @@
 """Tracks: connected components of the links, closed as soon as no frame still to come can join them."""
 
 import math
+from operator import itemgetter
 
 import numpy as np
 
@@ -10,31 +11,36 @@ from .linking import Ending, JoinedFrames, Linked, Position
 from .peaks import PeaksOfFrame
 from .recipe import Recipe
 from .tables import MEMBERS, OPEN_TRACKS, TABLES, TRACK_BASE, Batches, Columns, Table, motors_of_tracks
+from .track_kernels import (
+    BEHIND,
+    COL,
+    FLAGS,
+    FOLLOWING,
+    FRAME,
+    LAST,
+    LEVEL,
+    MARKS,
+    PARENT,
+    PEAK,
+    ROW,
+    SLOT,
+    SUM,
+    WIDTH,
+    WRAPS,
+)
 from .trajectory import Trajectory
 from .valleys import valley_cuts
 
-# The kernels take numbers by their place.
 _SUMS_OF_PEAKS = ("sum_intensity", "max_intensity", "row", "col", "var_row", "var_col", "cov_row_col")
-_NUMBERS = ("omega_start", "omega_end", *_SUMS_OF_PEAKS, "n_pixels", "n_saturated", "on_edge", "on_mask")
-_LISTS = ("parent", "following", "last")
-_WHOLE = (*_LISTS, "level", "waiting", "frame", "peak", "wraps", "flags")
-_COUNTS = (
-    "track",
-    "n_peaks",
-    "n_frames",
-    "first_frame",
-    "last_frame",
-    "n_pixels",
-    "n_saturated",
-    "on_edge",
-    "wraps",
-    "flags",
-    "on_mask",
-)
+# What `track_kernels.summaries` writes, in its order.
+_LONG = ("track", "first_frame", "last_frame", "n_pixels", "n_saturated")
+_COUNTS = ("n_peaks", "n_frames")
+_TOLD = ("on_edge", "wraps", "on_mask", "at_scan_end", "beside_missing")
 _SUMS = (
     "omega",
     "omega_min",
     "omega_max",
+    "omega_width",
     "row",
     "col",
     "sum_intensity",
@@ -53,29 +59,39 @@ _FIRST_CAPACITY = 1024
 
 
 class _Rows:
-    """The peaks of open tracks, one row each, in the order in which their frames came.
+    """The peaks of open tracks, one row each, in the order in which their frames came (`track_kernels`).
 
     Rows of closed tracks are swept out now and then. Only the numbers that a track needs are kept: a hot pixel, a track
     that never ends, must not keep whole frames in memory.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, n_motors: int) -> None:
         self.n = 0
         self._n_taken = 0
-        self.names = names
-        self._starts: dict[int, tuple[int, int]] = {}
+        self._n_motors = n_motors
+        # First and last row, and slot, of each frame that waits for a neighbour.
+        self._starts: dict[int, tuple[int, int, int]] = {}
         self._take_memory(_FIRST_CAPACITY)
+        self._n_slots = 0
+        self._take_slots(_FIRST_CAPACITY // 4)
 
     def _take_memory(self, capacity: int) -> None:
-        self._whole = np.empty((len(_WHOLE), capacity), np.int64)
-        self._numbers = np.empty((capacity, len(self.names)))
-        self._by_name: dict[str, np.ndarray] = dict(zip(_WHOLE, self._whole, strict=True))
+        self._whole, self._numbers = np.empty((capacity, WIDTH), np.int32), _lines(capacity)
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        """Return all rows of one whole number."""
-        return self._by_name[name]
+    def _take_slots(self, capacity: int) -> None:
+        self._frames = np.empty((capacity, 3), np.int64)
+        self._motors = np.empty((capacity, 2 + self._n_motors))
 
-    def append(self, frame: int, peaks: Columns, level: int, motors: np.ndarray) -> None:
+    @property
+    def parent(self) -> np.ndarray:
+        """Row that leads to the root of each row; -1 of those that were taken."""
+        return self._whole[:, PARENT]
+
+    def number(self, place: int) -> np.ndarray:
+        """Return all rows of one number."""
+        return self._numbers[:, place]
+
+    def append(self, frame: int, peaks: Columns, level: int, motors: list[float]) -> None:
         """Add the peaks of one frame, each a track of its own that waits for the neighbours of that frame.
 
         Parameters
@@ -89,32 +105,35 @@ class _Rows:
         motors
             omega_start, omega_end, and the further motors of the frame.
         """
-        start, end = self.n, self.n + len(peaks["peak"])
-        sums = tuple(peaks[name] for name in _SUMS_OF_PEAKS)
+        start, slot = self.n, self._n_slots
+        end = start + len(peaks["peak"])
+        self._starts[frame] = (start, end, slot)
+        if end == start:
+            return
+        self._frames[slot] = (frame, level, 0)
+        self._motors[slot] = motors
         track_kernels.append_rows(
             peaks["peak"],
-            sums,
+            tuple([peaks[name] for name in _SUMS_OF_PEAKS]),
             peaks["n_pixels"],
             peaks["n_saturated"],
             peaks["on_edge"],
             peaks["on_mask"],
-            motors,
             start,
-            frame,
-            level,
+            slot,
             self._whole,
             self._numbers,
         )
-        self._starts[frame] = (start, end)
+        self._n_slots = slot + 1
         self.n = end
 
     def join(self, linked: Linked) -> int:
         """Join the tracks of linked peaks; return how many tracks fewer there are."""
         fewer = 0
-        kept = (self["parent"], self["following"], self["last"], self["waiting"], self["wraps"])
         for joined in linked.joined:
-            row_a, row_b = self.rows_of(joined)
-            fewer += track_kernels.join_tracks(row_a, row_b, joined.wraps, *kept)
+            start_a, start_b = self._starts[joined.frame_a][0], self._starts[joined.frame_b][0]
+            peak_a, peak_b = joined.rows["peak_a"], joined.rows["peak_b"]
+            fewer += track_kernels.join_tracks(peak_a, peak_b, start_a, start_b, joined.wraps, self._whole)
         return fewer
 
     def rows_of(self, joined: JoinedFrames) -> tuple[np.ndarray, np.ndarray]:
@@ -122,61 +141,71 @@ class _Rows:
         row_a = self._starts[joined.frame_a][0] + joined.rows["peak_a"].astype(np.int64)
         return row_a, self._starts[joined.frame_b][0] + joined.rows["peak_b"].astype(np.int64)
 
-    def resolve(self, frame: int, ending: Ending) -> np.ndarray:
-        """Take in that a frame's neighbours are known; return the roots of the tracks that wait for no other."""
-        start, end = self._starts.pop(frame)
-        roots = np.empty(end - start, np.int64)
-        kept = (self["parent"], self["waiting"], self["flags"])
-        n = track_kernels.resolve_rows(start, end, int(ending), *kept, roots)
+    def resolve(self, resolved: list[tuple[int, Ending]]) -> np.ndarray:
+        """Take in that neighbours of frames are known; return the roots of the tracks that wait for no other."""
+        places = [(*self._starts.pop(frame), int(ending)) for frame, ending in resolved]
+        # The kernel writes one place more than counts.
+        roots = np.empty(1 + sum([end - start for start, end, _, _ in places]), np.int64)
+        n = 0
+        for start, end, slot, flags in places:
+            if end > start:
+                self._frames[slot, FLAGS] = flags
+                n = track_kernels.resolve_rows(start, end, self._whole, roots, n)
         return roots[:n]
 
-    def take(self, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Take tracks out: return their rows in order, until `make_room`, and where those of each track start."""
+    def take(self, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Take tracks out: return their rows in order, until `make_room`, where each starts, and if any wraps."""
         rows, starts = np.empty(self.n, np.int64), np.empty(len(roots) + 1, np.int64)
-        kept = (self["parent"], self["following"], self["frame"], self["peak"])
-        n = track_kernels.take_tracks(roots, *kept, rows, starts)
+        n, wraps = track_kernels.take_tracks(roots, self._whole, self._numbers, self._frames, rows, starts)
         self._n_taken += n
-        return rows[:n], starts
+        return rows[:n], starts, wraps
 
     def open(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of all open tracks in order, and where those of each track start."""
-        rows = np.flatnonzero(self["parent"][: self.n] >= 0)
-        parent = self["parent"]
+        parent = self.parent[: self.n]
+        rows = np.flatnonzero(parent >= 0)
         root = parent[rows]
         while (parent[root] != root).any():
             root = parent[root]
-        order = np.lexsort((self["peak"][rows], self["frame"][rows], root))
+        order = np.lexsort((self._whole[rows, PEAK], self._frames[self._whole[rows, SLOT], FRAME], root))
         starts = np.flatnonzero(np.diff(root[order], prepend=-1, append=-1))
         return rows[order], starts
 
-    def unwrap(self, rows: np.ndarray, starts: np.ndarray, sense: float) -> None:
-        """Turn back what lies after the widest gap of a wrapping track; one all the way round has no gap."""
-        wraps = self["wraps"].take(rows)
-        if not np.count_nonzero(wraps):
-            return
+    def mark_wraps(self, rows: np.ndarray, wrapping: np.ndarray) -> None:
+        """Say anew which of some rows have a link over the end of the turn."""
+        self._whole[rows, MARKS] &= ~WRAPS
+        self._whole[wrapping, MARKS] |= WRAPS
+
+    def unwrap(self, rows: np.ndarray, starts: np.ndarray) -> None:
+        """Mark what lies after the widest gap of a wrapping track; one all the way round has no gap."""
+        wraps = self._whole[rows, MARKS] & WRAPS
         for k in np.flatnonzero(np.bitwise_or.reduceat(wraps, starts[:-1])).tolist():
             own = rows[starts[k] : starts[k + 1]]
-            level = self["level"][own]
+            level = self._frames[self._whole[own, SLOT], LEVEL]
             taken = np.unique(level)
             gaps = np.diff(taken)
             if len(gaps) and gaps.max() > 1:
-                late = own[level > taken[int(gaps.argmax())]]
-                self._numbers[late, :2] -= 360.0 * sense
+                self._whole[own[level > taken[int(gaps.argmax())]], MARKS] |= BEHIND
 
-    def summaries(self, rows: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return counts, sums and members of tracks, in the order of their names (`track_kernels.summaries`)."""
-        n, n_motors = len(starts) - 1, len(self.names) - len(_NUMBERS)
-        first = rows.take(starts[:-1])
-        order = (TRACK_BASE * self["frame"].take(first) + self["peak"].take(first)).argsort(kind="stable")
-        counts, sums = np.empty((len(_COUNTS), n), np.int64), np.empty((len(_SUMS) + 2 * n_motors, n))
-        members = np.empty((3, len(rows)), np.int64)
-        whole = self._whole[_WHOLE.index("frame") :]
-        track_kernels.summaries(order, starts, rows, whole, self._numbers, TRACK_BASE, counts, sums, members)
-        return counts, sums, members
+    def summaries(
+        self, rows: np.ndarray, starts: np.ndarray, sense: float
+    ) -> tuple[list[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return the columns of tracks, in the order of their names, and track, frame and peak of their members.
 
-    def number(self, name: str) -> np.ndarray:
-        """Return all rows of one number."""
-        return self._numbers[:, self.names.index(name)]
+        Columns are in the order of `_LONG`, `_COUNTS`, `_TOLD`, `_SUMS`, then mean and variance of each motor.
+        """
+        n = len(starts) - 1
+        names = np.empty(n, np.int64)
+        track_kernels.name_tracks(starts, rows, self._whole, self._frames, TRACK_BASE, names)
+        long, counts = np.empty((len(_LONG), n), np.int64), np.empty((len(_COUNTS), n), np.int32)
+        told, sums = np.empty((len(_TOLD), n), np.bool_), np.empty((len(_SUMS) + 2 * self._n_motors, n))
+        members, peaks = np.empty((2, len(rows)), np.int64), np.empty(len(rows), np.int32)
+        given = (self._whole, self._numbers, self._frames, self._motors, 360.0 * sense)
+        made = (long, counts, told, sums, members, peaks)
+        # No two have the same name.
+        track_kernels.summaries(names.argsort(), starts, rows, names, *given, *made)
+        track, frame = members
+        return [*long, *counts, *told, *sums], (track, frame, peaks)
 
     def make_room(self, n_new: int) -> np.ndarray | None:
         """Make room for new rows; return the new place of each row if they moved, -1 if it is gone.
@@ -186,26 +215,38 @@ class _Rows:
         move less often: a quarter off what the tracks of 500 peaks a frame cost. More than the near cache holds costs
         more.
         """
-        if self.n + n_new <= self._whole.shape[1]:
+        if self._n_slots == len(self._frames):
+            frames, motors = self._frames, self._motors
+            self._take_slots(2 * len(frames))
+            self._frames[: len(frames)], self._motors[: len(motors)] = frames, motors
+        if self.n + n_new <= len(self._numbers):
             return None
         place = self._forget() if 3 * self._n_taken >= self.n else None
-        needed, capacity = max(self.n + n_new, _FIRST_CAPACITY), self._whole.shape[1]
+        needed, capacity = max(self.n + n_new, _FIRST_CAPACITY), len(self._numbers)
         wanted = needed + max(needed // 2, _SPARE)
         if 3 * needed > 2 * capacity or 4 * wanted < capacity:
             whole, numbers = self._whole, self._numbers
             self._take_memory(wanted)
-            self._whole[:, : self.n], self._numbers[: self.n] = whole[:, : self.n], numbers[: self.n]
+            self._whole[: self.n], self._numbers[: self.n] = whole[: self.n], numbers[: self.n]
         return place
 
     def _forget(self) -> np.ndarray:
-        place = np.empty(self.n + 1, np.int64)
-        kept = track_kernels.sweep_rows(self.n, self._whole, self._numbers, place)
+        place, used = np.empty(self.n + 1, np.int64), np.zeros(self._n_slots, np.int64)
+        kept = track_kernels.sweep_rows(self.n, self._whole, self._numbers, place, used)
+        self._n_slots = track_kernels.sweep_slots(kept, self._whole, used, self._frames, self._motors)
         # No row of a frame that waits is ever taken: they stay next to each other.
-        for frame, (start, end) in self._starts.items():
+        for frame, (start, end, slot) in self._starts.items():
             now = int(place[start]) if end > start else 0
-            self._starts[frame] = (now, now + end - start)
+            self._starts[frame] = (now, now + end - start, int(used[slot]) if end > start else 0)
         self.n, self._n_taken = kept, 0
         return place
+
+
+def _lines(n: int) -> np.ndarray:
+    """Return n rows of numbers, each a line of the processor's cache: a twentieth off tracks in rows of a grid."""
+    room = np.empty((n + 1) * WIDTH)
+    start = -(room.ctypes.data // room.itemsize) % WIDTH
+    return room[start : start + n * WIDTH].reshape(n, WIDTH)
 
 
 class _HeldLinks:
@@ -259,8 +300,10 @@ class Tracker:
         self._trajectory = trajectory
         self._table = table or TABLES["tracks"]
         self._motors = tuple(name for name, _ in motors_of_tracks(self._table))
-        self._of_motors = tuple(each for name in self._motors for each in (name, f"var_{name}"))
-        self._rows = _Rows((*_NUMBERS, *self._motors))
+        made = [*_LONG, *_COUNTS, *_TOLD, *_SUMS, *[each for name in self._motors for each in (name, f"var_{name}")]]
+        self._in_order = itemgetter(*[made.index(name) for name in self._table.names])
+        self._shown = itemgetter(*[made.index(name) for name in OPEN_TRACKS.names])
+        self._rows = _Rows(len(self._motors))
         self._n_open = 0
         self._links = _HeldLinks()
 
@@ -274,7 +317,7 @@ class Tracker:
         frame = position.frame
         turn = self._trajectory.turn(frame)
         motors = [position.roles.get(name, math.nan) for name in self._motors]
-        at = np.array([position.omega_start - turn, position.omega_end - turn, *motors])
+        at = [position.omega_start - turn, position.omega_end - turn, *motors]
         self._links.sweep(self._rows.make_room(len(found.peaks["peak"])))
         self._rows.append(frame, found.peaks, self._trajectory.level(frame), at)
         self._n_open += len(found.peaks["peak"])
@@ -288,18 +331,22 @@ class Tracker:
         if cuts:
             for joined in linked.joined:
                 self._links.append(joined, *self._rows.rows_of(joined))
-        ended = [self._rows.resolve(frame, ending) for frame, ending in linked.resolved]
-        roots = np.concatenate(ended) if ended else np.empty(0, np.int64)
+        roots = self._rows.resolve(linked.resolved)
         closed: Batches = {}
         if len(roots):
-            rows, starts = self._rows.take(roots)
+            rows, starts, wraps = self._rows.take(roots)
             if cuts and self._links.n:
                 kept, rows, starts = self._cut(rows, starts)
                 links.append(kept)
-            self._rows.unwrap(rows, starts, self._trajectory.sense)
-            columns, members = self._columns(rows, starts)
+            if wraps:
+                self._rows.unwrap(rows, starts)
+            columns, members = self._rows.summaries(rows, starts, self._trajectory.sense)
             self._n_open -= len(roots)
-            closed = {"tracks": self._table.batch(columns), "members": MEMBERS.batch(members)}
+            # As the tables have them: columns, order and types.
+            closed = {
+                "tracks": dict(zip(self._table.names, self._in_order(columns), strict=True)),
+                "members": dict(zip(MEMBERS.names, members, strict=True)),
+            }
         links += linked.others
         if links:
             closed["links"] = links[0]
@@ -309,14 +356,14 @@ class Tracker:
 
     def _cut(self, rows: np.ndarray, starts: np.ndarray) -> tuple[Columns, np.ndarray, np.ndarray]:
         """Cut tracks at valleys of their intensity; return their links, and rows and starts of what they become."""
-        row_a, row_b, wraps, links = self._links.take(self._rows["parent"])
+        row_a, row_b, wraps, links = self._links.take(self._rows.parent)
         member = np.empty(self._rows.n, np.int64)
         member[rows] = np.arange(len(rows))
         # Of equally short links the first counts: they must not lie as they came.
         order = np.lexsort((links["axis"], member[row_b], member[row_a]))
         row_a, row_b, wraps = row_a[order], row_b[order], wraps[order]
         links = {name: values[order] for name, values in links.items()}
-        intensity, row, col = (self._rows.number(name)[rows] for name in ("sum_intensity", "row", "col"))
+        intensity, row, col = (self._rows.number(place)[rows] for place in (SUM, ROW, COL))
         cut = valley_cuts(
             intensity,
             row,
@@ -330,8 +377,7 @@ class Tracker:
         )
         if cut.any():
             rows, starts = _parts(rows, member[row_a[~cut]], member[row_b[~cut]])
-            self._rows["wraps"][rows] = 0
-            self._rows["wraps"][row_a[wraps & ~cut]] = 1
+            self._rows.mark_wraps(rows, row_a[wraps & ~cut])
         if self._recipe.keep_candidates:
             links["reason"][cut] = Reason.VALLEY
         else:
@@ -346,30 +392,19 @@ class Tracker:
         rows, starts = self._rows.open()
         if not len(rows):
             return OPEN_TRACKS.empty()
-        columns, _ = self._columns(rows, starts)
-        return OPEN_TRACKS.batch({name: columns[name] for name in OPEN_TRACKS.names})
-
-    def _columns(self, rows: np.ndarray, starts: np.ndarray) -> tuple[Columns, Columns]:
-        """Return the columns of the tables ``tracks`` and ``members``."""
-        counts, sums, members = self._rows.summaries(rows, starts)
-        columns = dict(zip((*_SUMS, *self._of_motors), sums, strict=True)) | dict(zip(_COUNTS, counts, strict=True))
-        flags = columns.pop("flags")
-        columns["omega_width"] = columns["omega_max"] - columns["omega_min"]
-        columns |= {name: columns[name] > 0 for name in ("on_edge", "on_mask", "wraps")}
-        # numpy asks an enumeration for a dozen things before it takes it for a number: 9 us.
-        columns["at_scan_end"] = (flags & int(Ending.SCAN_END)) > 0
-        columns["beside_missing"] = (flags & int(Ending.MISSING)) > 0
-        return columns, dict(zip(MEMBERS.names, members, strict=True))
+        columns, _ = self._rows.summaries(rows, starts, self._trajectory.sense)
+        return dict(zip(OPEN_TRACKS.names, self._shown(columns), strict=True))
 
 
 def _parts(rows: np.ndarray, member_a: np.ndarray, member_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of each set of linked members, in order, and where each starts."""
     n = len(rows)
-    own, none = np.arange(n), np.zeros(n, np.int64)
-    parent, following, last = own.copy(), np.full(n, -1), own.copy()
-    track_kernels.join_tracks(member_a, member_b, False, parent, following, last, none, none)
-    roots = np.flatnonzero(parent == own)
+    own, whole = np.arange(n), np.zeros((n, WIDTH), np.int32)
+    # Members are in order already: all are peaks of one frame, numbered as they lie.
+    whole[:, PARENT] = whole[:, LAST] = whole[:, PEAK] = own
+    whole[:, FOLLOWING] = -1
+    track_kernels.join_tracks(member_a, member_b, 0, 0, False, whole)
+    roots = np.flatnonzero(whole[:, PARENT] == own)
     members, starts = np.empty(n, np.int64), np.empty(len(roots) + 1, np.int64)
-    # Members are in order already.
-    track_kernels.take_tracks(roots, parent, following, own, own, members, starts)
+    track_kernels.take_tracks(roots, whole, np.empty((n, WIDTH)), np.zeros((1, 3), np.int64), members, starts)
     return rows[members], starts

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 
 def naive_valley_cuts(intensity, row, col, member_a, member_b, distance, fraction, apart, n_sigma):
     """Cut links, with sets of members instead of a forest."""
@@ -45,3 +47,11 @@ def naive_distance_limit(a, b, by_size, by_width):
         along = [p[3] * down * down + p[4] * right * right + 2 * p[5] * down * right for p in (a, b)]
         width = math.sqrt(max(*along, 0) / square)
     return by_size * (max(a[2], b[2]) / min(a[2], b[2])) + by_width * width
+
+
+def naive_weight(a, b, shared, least, far, by_size, by_width, low):
+    """Reason, score and distance of one pair of peaks (row, column, pixels, and the three variances)."""
+    score, distance = shared / min(a[2], b[2]), float(np.hypot(a[0] - b[0], a[1] - b[1]))
+    too_far = distance > far or (by_size < math.inf and distance > naive_distance_limit(a, b, by_size, by_width))
+    reasons = [k for k, bad in ((1, shared < least), (2, too_far), (3, score < low)) if bad]
+    return min(reasons, default=0), score, distance

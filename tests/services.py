@@ -14,6 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -25,7 +26,6 @@ from hedmlive.tiled_config.facility_access import make_key
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "facility"
 
-PROGRAMS = ("initdb", "pg_ctl", "postgres", "redis-server")
 LIMIT = 60.0
 USER = "hedmlive"
 PASSWORD = "p@ss/w%rd:?"
@@ -80,6 +80,9 @@ class Postgres:
         self.start()
         asyncio.run(self._create(databases))
 
+    def uri(self, database: str) -> str:
+        return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}"
+
     def start(self) -> None:
         options = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -F -c max_connections=60"
         _run(
@@ -129,27 +132,41 @@ def _owner(folder: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def services(*databases: str) -> Generator[tuple[Postgres, Redis]]:
-    """Start both; skip the test where they are not installed."""
-    if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+def _folder(*programs: str) -> Generator[Path]:
+    """Give a folder to a service; skip the test where it is not installed."""
+    if missing := [name for name in programs if shutil.which(name) is None]:
         pytest.skip(f"{', '.join(missing)} not on PATH: install PostgreSQL and Redis, and put their bin folders there")
     # Not in pytest's folder, which nobody but its owner may enter; sockets have short paths, too.
     with tempfile.TemporaryDirectory(prefix="hedm-") as name:
-        folders = [Path(name) / kind for kind in ("postgres", "redis")]
-        Path(name).chmod(0o755)
-        for folder in folders:
-            folder.mkdir()
-            if os.geteuid() == 0:
-                shutil.chown(folder, "nobody")
-        redis = postgres = None
+        if os.geteuid() == 0:
+            shutil.chown(name, "nobody")
+        yield Path(name)
+
+
+@contextmanager
+def postgres(*databases: str) -> Generator[Postgres]:
+    with _folder("initdb", "pg_ctl", "postgres") as folder:
+        made = Postgres(folder, *databases)
         try:
-            redis = Redis(folders[1])
-            postgres = Postgres(folders[0], *databases)
-            yield postgres, redis
+            yield made
         finally:
-            for each in (postgres, redis):
-                if each is not None:
-                    each.stop()
+            made.stop()
+
+
+@contextmanager
+def redis() -> Generator[Redis]:
+    with _folder("redis-server") as folder:
+        made = Redis(folder)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@contextmanager
+def services(*databases: str) -> Generator[tuple[Postgres, Redis]]:
+    with redis() as stream, postgres(*databases) as store:
+        yield store, stream
 
 
 class Facility:

@@ -6,30 +6,27 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Generator
+import uuid
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import bluesky.plan_stubs as bps
+import hostile
 import httpx
-import numpy as np
 import pytest
-from bluesky import RunEngine
+from digests import archived_digest, served_digest
 from services import SECRETS, Facility, facility, services, wait
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as open_socket
 
-from hedmlive.callbacks import HedmLive, ReducedArchiveReader, RunResult, make_sink
-from hedmlive.devices import step_scan
-from hedmlive.simulators import NOISELESS, simulated_station
-from hedmlive.streaming import TABLES, digest
-from hedmlive.tiled_config import connect, disconnect, latest_reduction, read_table
+from hedmlive.callbacks import RunResult, load_settings, make_sink, process
+from hedmlive.tiled_config import connect, disconnect, latest_reduction
 from hedmlive.tiled_config.facility_access import revoke_key
 
-N_FRAMES = 12
+N_FRAMES = 24
 ABNORMAL = 1006
 """What a websocket's end is called that nobody announced."""
 
@@ -119,58 +116,24 @@ def scan(
     raw: bool = False,
     **start: Any,
 ) -> RunResult:
-    """Scan and publish; when `at` frames were taken, do not go on before `then()` is true."""
-    station = simulated_station(
-        folder / "detector", detector="stream", shape=(96, 96), n_grains=8, noise=NOISELESS, seed=3
-    )
-    settings = {
-        "roles": dict(station.roles),
-        "omega_marks": "start",
-        "detectors": [{"name": "detector", "image": station.image_key}],
-        "recipe": {"threshold": 20, "wrap": False},
-        "archive": {"folder": str(folder / "archives")},
-        "tiled": {"uri": site.address, "raw": raw},
-    }
-    live = HedmLive(settings, sink=lambda: make_sink("tiled", site.address, key))
-    engine = RunEngine(dict(start), call_returns_result=False)
-    engine.subscribe(live)
+    """Publish a run; when `at` frames came, do not go on before `then()` is true."""
+    files, uid = folder / "detector", str(uuid.uuid4())
+    files.mkdir(parents=True)
 
-    def gated() -> Any:
-        taken = 0
-        for message in step_scan([station.detector], station.rotation, 0.0, 1.0, N_FRAMES, baseline=station.baseline):
-            taken += message.command == "save"
-            if taken == at and message.command == "checkpoint":
-                deadline = time.monotonic() + 120
-                while not then():
-                    assert time.monotonic() < deadline, "what was waited for did not happen"
-                    yield from bps.sleep(0.05)
-                taken += 1000
-            yield message
+    def documents() -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, doc in hostile.run("stream", files, n_frames=N_FRAMES, uid=uid):
+            if name == "event" and doc["seq_num"] == at:
+                wait("what happens meanwhile", then)
+            yield name, {**doc, **start} if name == "start" else doc
 
-    engine(gated())
-    (result,) = live.wait(120).values()
-    publisher = live.publisher()
-    assert publisher is None or publisher.wait(120)
-    live.close()
-    return result
+    told = hostile.settings(folder / "archives", tiled={"uri": site.address, "raw": raw, "latency": 0.01})
+    sink = partial(make_sink, "tiled", site.address, key)
+    return process(documents(), load_settings(told), write_raw=raw, sink=sink, publish_seconds=120)
 
 
-def served_digest(site: Facility, key: str, uid: str) -> str:
+def served(site: Facility, key: str, uid: str) -> str:
     with client_of(site, key) as client:
-        reduction = latest_reduction(client, uid)
-
-        def read(name: str) -> list[dict[str, np.ndarray]]:
-            frame = read_table(reduction[name])
-            return [{column.name: frame[column.name].to_numpy(column.dtype) for column in TABLES[name].columns}]
-
-        return digest({name: table for name, table in TABLES.items() if name != "pixels"}, read)
-
-
-def archived_digest(result: RunResult) -> str:
-    assert result.reduced is not None
-    with ReducedArchiveReader(result.reduced) as archive:
-        tables = {name: table for name, table in archive.tables(0).items() if name != "pixels"}
-        return digest(tables, lambda name: [archive.read(0, name)])
+        return served_digest(client, uid)
 
 
 # ---------------------------------------------------------------- what arrives
@@ -185,7 +148,7 @@ def runs(site: Facility, keys: dict[str, str]) -> Any:
         return scan(site, site.folder / folder, keys["publisher"], **options)
 
     gone = lambda: watching.poll() is not None  # noqa: E731
-    first = run("data/1001", at=10, then=gone, raw=True, proposal_id=1001, sample="ruby")
+    first = run("data/1001", at=20, then=gone, raw=True, proposal_id=1001, sample="ruby")
     seen = watching.communicate(timeout=60)[0].decode().split()
     second = run("data/1002", proposal="1002", sample="secret-sample")
     other = run("archives/commissioning", sample="silicon")
@@ -199,14 +162,14 @@ def test_a_run_arrives_while_it_is_taken_and_whole(site: Facility, keys: dict[st
     assert runs.seen[1] == "running"
     for result, key in ((runs.first, "alice"), (runs.second, "bob"), (runs.other, "carol")):
         assert result.problems == ()
-        assert served_digest(site, keys[key], result.uid) == archived_digest(result)
+        assert served(site, keys[key], result.uid) == archived_digest(result)
 
 
 def test_the_run_itself_is_served_to_its_proposal(site: Facility, keys: dict[str, str], runs: Any) -> None:
     with client_of(site, keys["alice"]) as client:
         run = client["raw"][runs.first.uid]
         assert run.metadata["stop"]["exit_status"] == "success"
-        assert run["primary"]["detector_image"].shape[0] == N_FRAMES
+        assert run["primary"]["det0_image"].shape[0] == N_FRAMES
 
 
 def test_after_the_run_the_archive_is_served_in_its_place(site: Facility, keys: dict[str, str], runs: Any) -> None:
@@ -216,7 +179,7 @@ def test_after_the_run_the_archive_is_served_in_its_place(site: Facility, keys: 
         return get(site, at, keys["carol"]).json()["data"]["attributes"]["metadata"].get("served_from") == "archive"
 
     wait("hand-over", handed_over)
-    assert served_digest(site, keys["carol"], runs.other.uid) == archived_digest(runs.other)
+    assert served(site, keys["carol"], runs.other.uid) == archived_digest(runs.other)
     assert get(site, at, keys["alice"]).status_code == 404
     # What lies in the archive alone has the run's tag, too.
     pixels = f"/table/full/reduced/{runs.other.uid}/attempt-0000/pixels"
@@ -249,10 +212,10 @@ def outages(site: Facility) -> None:
 def test_outages_in_mid_scan_are_told_and_cost_no_row(site: Facility, keys: dict[str, str], tmp_path: Path) -> None:
     assert site.away() == []
     thread = threading.Thread(target=outages, args=(site,))
-    result = scan(site, tmp_path, keys["publisher"], at=6, then=lambda: once(thread), proposal_id=1001)
+    result = scan(site, tmp_path, keys["publisher"], at=12, then=lambda: once(thread), proposal_id=1001)
     thread.join()
     wait("readiness", lambda: site.away() == [])
-    assert served_digest(site, keys["alice"], result.uid) == archived_digest(result)
+    assert served(site, keys["alice"], result.uid) == archived_digest(result)
 
 
 def once(thread: threading.Thread) -> bool:
@@ -268,11 +231,11 @@ def test_killed_in_mid_scan_and_started_again_nothing_is_lost_or_doubled(
     (tmp_path / "site").mkdir()
     with facility(tmp_path / "site", site.postgres, site.redis, "/hedm") as second:
         thread = threading.Thread(target=kill, args=(second,))
-        result = scan(second, tmp_path, keys["publisher"], at=6, then=lambda: once(thread), proposal_id=1001)
+        result = scan(second, tmp_path, keys["publisher"], at=12, then=lambda: once(thread), proposal_id=1001)
         thread.join()
-        assert served_digest(second, keys["alice"], result.uid) == archived_digest(result)
+        assert served(second, keys["alice"], result.uid) == archived_digest(result)
         links_lead_through_a_proxy(second, "/hedm")
-    assert served_digest(site, keys["alice"], result.uid) == archived_digest(result)
+    assert served(site, keys["alice"], result.uid) == archived_digest(result)
 
 
 # ---------------------------------------------------------------- who is let in
@@ -282,14 +245,14 @@ def places(uid: str) -> dict[str, str]:
     at = f"reduced/{uid}"
     return {
         "metadata": f"/metadata/{at}",
-        "asset paths": f"/metadata/raw/{uid}/primary/detector_image?include_data_sources=true",
+        "asset paths": f"/metadata/raw/{uid}/primary/det0_image?include_data_sources=true",
         "search": f"/search/{at}",
         "distinct": f"/distinct/{at}?metadata=start.sample",
         "table": f"/table/full/{at}/attempt-0000/peaks",
         "partition": f"/table/partition/{at}/attempt-0000/peaks?partition=0",
         "rows": f"/hedm/rows/{at}/attempt-0000/peaks",
-        "frames": f"/array/full/raw/{uid}/primary/detector_image?slice=0",
-        "asset": f"/asset/bytes/raw/{uid}/primary/detector_image?id=1",
+        "frames": f"/array/full/raw/{uid}/primary/det0_image?slice=0",
+        "asset": f"/asset/bytes/raw/{uid}/primary/det0_image?id=1",
         "run": f"/container/full/raw/{uid}?format=application/json-seq",
     }
 
@@ -387,7 +350,7 @@ def test_a_reader_writes_nothing(
 
 
 def test_after_all_that_nothing_was_written(site: Facility, keys: dict[str, str], runs: Any) -> None:
-    assert served_digest(site, keys["alice"], runs.first.uid) == archived_digest(runs.first)
+    assert served(site, keys["alice"], runs.first.uid) == archived_digest(runs.first)
     with client_of(site, keys["alice"]) as client:
         assert latest_reduction(client, runs.first.uid).metadata["status"] == "complete"
         assert set(client.root) <= {"raw", "reduced", "results"}

@@ -1,8 +1,5 @@
 """Every row of every table, once and in order, in another process or thread, whatever happens to the server."""
 
-import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -12,7 +9,7 @@ from typing import Any
 
 import pytest
 from live_feeding import KEY, NAMES, UID, Feeder, LiveServer
-from services import Redis
+from services import redis
 
 from hedmlive.streaming import TABLES
 from hedmlive.tiled_config import connect, disconnect
@@ -69,17 +66,8 @@ def cache(kind: str) -> Generator[str]:
     if kind != "redis":
         yield {"memory": "memory", "none": ""}[kind]
         return
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not on PATH")
-    # It runs as nobody, who may not enter pytest's folder.
-    with tempfile.TemporaryDirectory(prefix="hedm-") as name:
-        if os.geteuid() == 0:
-            shutil.chown(name, "nobody")
-        redis = Redis(Path(name))
-        try:
-            yield f"redis://127.0.0.1:{redis.port}/0"
-        finally:
-            redis.stop()
+    with redis() as service:
+        yield f"redis://127.0.0.1:{service.port}/0"
 
 
 @pytest.fixture(params=["memory", "redis", "none"])

@@ -211,6 +211,31 @@ def test_hexrd_reads_frames_and_omega(archives: Archives) -> None:
     ask(peer("HEXRD"), HEXRD, *wanted)
 
 
+FALLING = """
+import sys
+import hdf5plugin
+import numpy as np
+from hexrd.core import imageseries
+from hexrd.core.imageseries.omega import OmegaImageSeries
+from hexrd.core.imageseries.process import ProcessedImageSeries
+
+frames = imageseries.open(sys.argv[1], "hdf5", path="/entry/instrument/ge1", dataname="data")
+rising = ProcessedImageSeries(frames, [], frame_list=range(len(frames))[::-1])
+rising.metadata["omega"] = frames.metadata["omega"][::-1, ::-1]
+turning = OmegaImageSeries(rising)
+assert turning.omega.tolist() == [[6.0 + 0.5 * i, 6.5 + 0.5 * i] for i in range(8)], turning.omega
+assert all(np.array_equal(turning[i], frames[7 - i]) for i in range(8))
+"""
+
+
+def test_hexrd_reads_a_sweep_that_falls_from_its_end(tmp_path: Path) -> None:
+    python = peer("HEXRD")
+    station = simulated_station(tmp_path / "frames", detector="stream", shape=(16, 12), n_grains=3)
+    session = Session()
+    session(step_scan([station.detector], station.rotation, 10.0, -0.5, 8, baseline=station.baseline))
+    ask(python, FALLING, written(session.documents, tmp_path, settings_of(station)))
+
+
 EXCHANGE = """
 import sys
 import hdf5plugin

@@ -6,19 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from naive_links import naive_distance_limit
 
-from hedmlive.streaming.limit_kernels import distance_limits
-
-
-def columns(peaks):
-    kinds = (float, float, np.int32, float, float, float)
-    return tuple(np.array([each[k] for each in peaks], kind) for k, kind in enumerate(kinds))
+from hedmlive.streaming.limit_kernels import distance_limit
 
 
 def limits(a, b, pairs, by_size, by_width):
-    peak_a, peak_b = (np.array([pair[k] for pair in pairs], np.int32) for k in (0, 1))
-    made = np.empty(len(pairs))
-    distance_limits(peak_a, peak_b, columns(a), columns(b), by_size, by_width, made)
-    return made.tolist()
+    a, b = np.array(a), np.array(b)
+    return [distance_limit(a, p, b, q, by_size, by_width) for p, q in pairs]
 
 
 place = st.floats(-5000, 5000)
@@ -52,7 +45,3 @@ def test_limits_are_the_naive_twin(a, b, by_size, by_width):
 )
 def test_small_peaks_may_lie_anywhere_on_a_wide_one(b, wanted):
     assert limits([(5.0, 5.0, 40, 4.0, 1.0, 0.0)], [b], [(0, 0)], 0.7, 0.25) == [pytest.approx(wanted, rel=1e-15)]
-
-
-def test_no_pairs():
-    assert limits([], [], [], 0.7, 0.25) == []

@@ -30,6 +30,7 @@ def in_order(batches, recipe=None):
 def assert_same(got, wanted):
     assert list(got) == list(wanted)
     for name, columns in wanted.items():
+        assert list(got[name]) == list(columns)
         for key, values in columns.items():
             assert got[name][key].dtype == values.dtype
             np.testing.assert_array_equal(got[name][key], values, err_msg=f"{name}.{key}")

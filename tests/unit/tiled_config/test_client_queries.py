@@ -1,7 +1,6 @@
 """Filters of rows: typed words, the wire, and the databases, each beside a filter in pandas that cannot be wrong."""
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from services import postgres
 from tiled.storage import parse_storage, register_storage
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource, Management
@@ -215,11 +215,14 @@ def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "archive":
         yield KnownParts(tmp_path_factory.mktemp("archive") / "peaks.h5")
         return
-    uri = f"{request.param}:///{tmp_path_factory.mktemp('sql') / 'tables.db'}"
     if request.param == "postgresql":
-        uri = os.environ.get("HEDMLIVE_POSTGRES", "")
-        if not uri:
-            pytest.skip("no PostgreSQL: set HEDMLIVE_POSTGRES to the URI of an empty database")
+        with postgres("rows") as server:
+            yield from _sql(server.uri("rows"))
+        return
+    yield from _sql(f"{request.param}:///{tmp_path_factory.mktemp('sql') / 'tables.db'}")
+
+
+def _sql(uri: str) -> Iterator[LockedSQLAdapter]:
     storage: Any = parse_storage(uri)
     register_storage(storage)
     schema = table_schema(TABLE)
