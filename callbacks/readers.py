@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
 import h5py
 import numpy as np
 
 from ..streaming import CompressedImage, FrameError, SparseImage
-from .chunks import CompressedFrames, is_compressed
+from .chunks import CompressedFrames, PlainFrames, is_compressed, is_plain
 from .foreign_readers import (
     FABIO_FRAMES,
     FABIO_SERIES,
@@ -69,7 +69,7 @@ class HDF5Reader:
         self._per_event = per_event
         self._file: h5py.File | None = None
         self._last: tuple[int, np.ndarray | tuple[CompressedImage, ...]] | None = None
-        self._compressed: bool | None = None
+        self._way: Literal["compressed", "plain", "library"] | None = None
 
     def read(self, index: int) -> Image | tuple[CompressedImage, ...]:
         """Return images index*k to (index+1)*k."""
@@ -91,7 +91,7 @@ class HDF5Reader:
 
     def close(self) -> None:
         """Close the file."""
-        self._last = self._compressed = None
+        self._last = self._way = None
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -113,16 +113,19 @@ class HDF5Reader:
         n_images = len(data)
         if n_images < (index + 1) * rows:
             raise NotYet(f"{self.path} {self.dataset} holds {n_images}")
-        if self._compressed is None:
-            self._compressed = is_compressed(data)
-        if self._compressed:
-            # With this very dataset, which knows how far the file has grown.
-            frames, four = CompressedFrames(data), data.ndim == 4
-            places = [(index, k) if four else (index * rows + k,) for k in range(data.shape[1] if four else rows)]
+        if self._way is None:
+            self._way = "compressed" if is_compressed(data) else "plain" if is_plain(data) else "library"
+        # With this very dataset, which knows how far the file has grown.
+        four = data.ndim == 4
+        places = [(index, k) if four else (index * rows + k,) for k in range(data.shape[1] if four else rows)]
+        if self._way == "compressed":
+            frames = CompressedFrames(data)
             images = [image for place in places if (image := frames.read(*place)) is not None]
             if len(images) == len(places):
                 return tuple(images)
-        return data[index] if data.ndim == 4 else data[index * rows : (index + 1) * rows]
+        elif self._way == "plain" and (there := PlainFrames(data).read(places)) is not None:
+            return there
+        return data[index] if four else data[index * rows : (index + 1) * rows]
 
 
 class SparseReader:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import h5py
 import hdf5plugin
@@ -115,11 +116,13 @@ with h5py.File(sys.argv[1], "w", libver="latest") as file:
         data.flush()
         print(index, flush=True)
 """
+WRITER_OF_PLAIN = WRITER.replace('hdf5plugin.Bitshuffle(cname="lz4"), ', "")
 
 
-def test_a_file_that_another_process_writes_gives_its_images_as_they_come(tmp_path):
-    path = tmp_path / "frames.h5"
-    command = [sys.executable, "-c", WRITER, str(path)]
+@contextmanager
+def growing(path, script=WRITER):
+    """Run another process that writes a file; give what makes it write one more image."""
+    command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as writer:
         assert writer.stdin is not None
         assert writer.stdout is not None
@@ -129,6 +132,14 @@ def test_a_file_that_another_process_writes_gives_its_images_as_they_come(tmp_pa
             order.write("\n")
             assert done.readline()
 
+        yield write
+        order.close()
+        assert writer.wait() == 0
+
+
+def test_a_file_that_another_process_writes_gives_its_images_as_they_come(tmp_path):
+    path = tmp_path / "frames.h5"
+    with growing(path) as write:
         write()
         with open_growing(path) as file:
             data = file["data"]
@@ -143,5 +154,3 @@ def test_a_file_that_another_process_writes_gives_its_images_as_they_come(tmp_pa
                 assert image is not None
                 wanted = np.random.default_rng(index).integers(0, 200, (37, 111))
                 assert np.array_equal(image.dense(), wanted)
-        order.close()
-        assert writer.wait() == 0
