@@ -3,10 +3,10 @@
 import hashlib
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
@@ -27,8 +27,10 @@ from .watch_settings import WatchSettings
 
 IMAGE = "image"
 _BLOCK = 64
+_HASHED = 1 << 24
 
 Documents = Iterator[tuple[str, Mapping[str, Any]]]
+Result = TypeVar("Result")
 
 
 class Aside:
@@ -193,10 +195,10 @@ class Scan:
 
 
 class Follow(Protocol):
-    """Says what there is of a scan; waits when that is nothing new."""
+    """Says what there is of a scan."""
 
-    def __call__(self, n_told: int, aside: Aside) -> ScanLook:
-        """Return what is there as soon as it is more than has been told, or the file is finished."""
+    def __call__(self, n_told: int) -> ScanLook | None:
+        """Return what is there if it is more than has been told, or finished; None if it is neither yet."""
         ...
 
 
@@ -207,7 +209,7 @@ class Finished:
     scan: Scan
     "The files."
 
-    def __call__(self, n_told: int, aside: Aside) -> ScanLook:
+    def __call__(self, n_told: int = 0) -> ScanLook:
         """Return all there is.
 
         Raises
@@ -262,18 +264,16 @@ def frame_cache_documents(path: Path) -> tuple[int, Documents]:
         The file is not a frame-cache, or its omega does not fit its frames.
     """
     scan = scan_of(path)
-    return Finished(scan=scan)(0, Aside()).n_frames, scan_documents(scan)
+    return Finished(scan=scan)().n_frames, scan_documents(scan)
 
 
-def scan_documents(scan: Scan, follow: Follow | None = None, aside: Aside | None = None) -> Documents:
-    """Give the documents of a scan, frame after frame as the files grow.
+def scan_documents(scan: Scan, aside: Aside | None = None) -> Documents:
+    """Give the documents of a scan whose files are finished.
 
     Parameters
     ----------
     scan
         Its files.
-    follow
-        Says what there is of them; by default they are taken as finished.
     aside
         Takes what is said beside the documents.
 
@@ -282,15 +282,44 @@ def scan_documents(scan: Scan, follow: Follow | None = None, aside: Aside | None
     ReplayError
         A file is broken.
     """
-    follow, aside = follow or Finished(scan=scan), aside or Aside()
-    look = follow(0, aside)
-    composed = _Composed(scan, look)
+    look = Finished(scan=scan)()
+    uid = result_of(content_uid(look))
+    return (each for each in followed_documents(scan, look, Finished(scan=scan), aside or Aside(), uid) if each)
+
+
+def followed_documents(
+    scan: Scan, look: ScanLook, follow: Follow, aside: Aside, uid: str | None = None
+) -> Iterator[tuple[str, Mapping[str, Any]] | None]:
+    """Give the documents of a scan, frame after frame as the files grow, and None when nothing new is there.
+
+    Parameters
+    ----------
+    scan
+        Its files.
+    look
+        What is there of them.
+    follow
+        Says what there is later.
+    aside
+        Takes what is said beside the documents.
+    uid
+        Of the run; absent, that of the file whatever it is going to hold.
+
+    Raises
+    ------
+    ReplayError
+        A file is broken.
+    """
+    composed = _Composed(scan, look, uid)
     yield from composed.begin()
     while True:
         yield from composed.frames(look)
         if look.finished:
             break
-        look = follow(composed.n_told, aside)
+        while (later := follow(composed.n_told)) is None:
+            aside.idle()
+            yield None
+        look = later
     for note in look.notes:
         aside.problem(note)
     yield "stop", composed.stop(look)
@@ -299,7 +328,7 @@ def scan_documents(scan: Scan, follow: Follow | None = None, aside: Aside | None
 class _Composed:
     """The documents of one scan so far."""
 
-    def __init__(self, scan: Scan, look: ScanLook) -> None:
+    def __init__(self, scan: Scan, look: ScanLook, uid: str | None) -> None:
         self._scan = scan
         self.n_told = 0
         self._per_frame = {key: each for key, each in look.values.items() if each.per_frame}
@@ -316,8 +345,7 @@ class _Composed:
             "detectors": list(look.looks),
             "foreign": {"files": files, "identity": identity, "followed": not look.finished},
         }
-        uid = _content_uid(look) if look.finished else identity
-        self._run: Any = compose_run(uid=uid, time=self._when, metadata=metadata)
+        self._run: Any = compose_run(uid=uid or identity, time=self._when, metadata=metadata)
         self._descriptor: Any = None
         self._resources: dict[str, Any] = {}
 
@@ -447,14 +475,30 @@ def _reach(values: np.ndarray) -> int:
     return int(missing[0]) if len(missing) else len(values)
 
 
-def _content_uid(look: ScanLook) -> str:
-    """Return a uid that follows from the content of all files: the same files are always the same run."""
+def content_uid(look: ScanLook) -> Generator[bool, None, str]:
+    """Return a uid that follows from the content of all files: the same files are always the same run.
+
+    It gives True now and then: to read all of a large file takes a while, in which others may have something to do.
+    """
     digests: list[str] = []
     for path in dict.fromkeys(path for each in look.looks.values() for path in each.files):
+        digest = hashlib.sha256()
         with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+            while part := file.read(_HASHED):
+                digest.update(part)
+                yield True
+        digests.append(digest.hexdigest())
     together = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return str(uuid5(NAMESPACE_URL, together))
+
+
+def result_of(steps: Generator[Any, None, Result]) -> Result:
+    """Return what a generator returns at its end, whatever it gives before."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def _update(whole: Any, image: Any) -> None:

@@ -327,7 +327,7 @@ class _LiveRun:
             tiled,
             self._problems,
             raw=self._raw,
-            progress=reduction.progress.counts,
+            progress=reduction.progress.published,
         )
 
     def _end(self, reduction: RunReduction) -> None:

@@ -1,12 +1,18 @@
 """How far a run is, and what it gave."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..streaming import Columns
 from .problems import Problem
 from .worker import Lags
+
+BRIGHTEST = 5
+"""Open tracks of a detector that are published: those are what is looked at, all of them would be a table."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,15 +37,26 @@ class Progress:
     warnings: tuple[Problem, ...] = ()
     "What guards of metadata said, by the first frame that shows it."
 
-    def counts(self) -> dict[str, int]:
-        """Return the counts, by their names in the metadata of a reduction in Tiled."""
+    def published(self) -> dict[str, Any]:
+        """Return what the metadata of a reduction in Tiled says of it: the counts, and the brightest open tracks."""
         return {
             "n_frames": self.n_frames,
             "n_rejected": self.n_rejected,
             "n_peaks": self.n_peaks,
             "n_tracks": self.n_tracks,
             "n_open": self.n_open,
+            "brightest_open": _brightest(self.open_tracks),
         }
+
+
+def _brightest(detectors: Sequence[Columns]) -> list[dict[str, float | int | None]]:
+    """Return the brightest open tracks of each detector, the brightest first: columns to values, none for NaN."""
+    found: list[dict[str, float | int | None]] = []
+    for number, rows in enumerate(detectors):
+        for at in np.argsort(-rows["sum_intensity"], kind="stable")[:BRIGHTEST]:
+            values = {name: column[at].item() for name, column in rows.items()}
+            found.append({"detector": number, **{name: None if v != v else v for name, v in values.items()}})
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

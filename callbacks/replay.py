@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from inspect import Parameter, signature
 from itertools import chain
@@ -14,7 +15,7 @@ import h5py
 
 from ..streaming import ArchiveError, DocumentError, ReplayError
 from .detector_files import settings_of_copies
-from .foreign import Aside, Finished, default_settings, scan_documents, scan_of
+from .foreign import Aside, Finished, default_settings, result_of, scan_documents, scan_of
 from .foreign_files import is_known
 from .hdf5 import open_growing
 from .live import SinkMaker, run_stem
@@ -29,6 +30,8 @@ from .run import RunReduction
 from .settings import Settings
 
 Documents = Iterable[tuple[str, Mapping[str, Any]]]
+
+_PUBLISH_SLICE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +94,41 @@ def process(
     ArchiveError
         An archive cannot be written.
     """
+    return result_of(
+        process_in_steps(
+            documents,
+            settings,
+            stem=stem,
+            write_raw=write_raw,
+            sink=sink,
+            watch=watch,
+            publish_seconds=publish_seconds,
+            parts=parts,
+            aside=aside,
+        )
+    )
+
+
+def process_in_steps(
+    documents: Iterable[tuple[str, Mapping[str, Any]] | None],
+    settings: Settings,
+    *,
+    stem: str | None = None,
+    write_raw: bool = False,
+    sink: SinkMaker | None = None,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    publish_seconds: float = 60,
+    parts: Parts | None = None,
+    aside: Aside | None = None,
+) -> Generator[bool, None, RunResult]:
+    """Do what `process` does, document by document, so that several runs can go side by side in one thread.
+
+    It gives True after each document, and False when there was nothing to do: where the documents gave None, because
+    the next one is not there yet, and while it waits until all is published. Closed early, it leaves archives that are
+    not finished. The first document must be there.
+    """
     iterator = iter(documents)
-    name, start = next(iterator, ("nothing", {}))
+    name, start = next(iterator, None) or ("nothing", {})
     if name != "start" or "uid" not in start:
         raise ReplayError(f"the first document is {name}; wanted a start document with a uid")
     stem = stem or run_stem(settings, start)
@@ -108,7 +144,7 @@ def process(
             raise ArchiveError(problems.kept[-1].message)
         if aside is not None:
             aside.join(problems, reduction, raw)
-        return _process(reduction, chain([(name, start)], iterator), raw, sink, watch, publish_seconds)
+        return (yield from _process(reduction, chain([(name, start)], iterator), raw, sink, watch, publish_seconds))
     finally:
         if raw is not None:
             raw.close()
@@ -117,25 +153,31 @@ def process(
 
 def _process(
     reduction: RunReduction,
-    documents: Documents,
+    documents: Iterable[tuple[str, Mapping[str, Any]] | None],
     raw: RawArchive | None,
     sink: SinkMaker | None,
     watch: Callable[[Progress], None],
     publish_seconds: float,
-) -> RunResult:
+) -> Generator[bool, None, RunResult]:
     archive, problems, publisher = reduction.archive, reduction.problems, None
     tiled = reduction.settings.tiled
     if sink is not None and tiled is not None and archive is not None:
         publisher = Publisher(sink, archive, reduction.uid, reduction.start, tiled, problems, raw=raw)
     try:
-        for name, doc in documents:
-            archived = None if raw is None else _archive(raw, name, doc, problems)
-            reduction.push(name, doc, archived=archived)
+        for each in documents:
+            if each is not None:
+                name, doc = each
+                archived = None if raw is None else _archive(raw, name, doc, problems)
+                reduction.push(name, doc, archived=archived)
             watch(reduction.progress)
+            yield each is not None
         result = reduction.finish()
         if publisher is not None:
             publisher.finish({"digest": next(iter(result.digests.values()), "")})
-            if not publisher.wait(publish_seconds):
+            until = time.monotonic() + publish_seconds
+            while not (published := publisher.wait(_PUBLISH_SLICE)) and time.monotonic() < until:
+                yield False
+            if not published:
                 problems.add("publish", "not everything was published; the archives hold it all")
         return replace(result, problems=tuple(problems.lines()))
     finally:
@@ -208,9 +250,9 @@ def _from_raw_archive(path: Path) -> Source:
 def _from_foreign(path: Path, settings: Settings | None) -> Source:
     scan = scan_of(path, settings)
     aside = Aside()
-    look = Finished(scan=scan)(0, aside)
+    look = Finished(scan=scan)()
     return Source(
-        documents=scan_documents(scan, aside=aside),
+        documents=scan_documents(scan, aside),
         settings=None if settings is not None else default_settings(look),
         n_frames=look.n_frames,
         stem=scan.name,

@@ -1,46 +1,36 @@
 """Watches a folder: every file of frames that comes becomes a run, which is reduced while the file grows.
 
+Detectors write side by side, and a scan begins before the last file of the one before is closed: so several files that
+grow are followed in turns, each until its own end. Those that are finished when they are found go one after the other
+beside them, in the order of their names. Which turn comes when decides nothing: each run is reduced on its own.
+
 What has been done is told by the archives alone. A file that is finished has an archive that says so; one that is not,
 because the watch was ended or killed meanwhile, is begun again and gives the same tables, for its frames are still
 where they were. Folders are looked at again and again, because network file systems tell nobody of new files.
 """
 
 import fcntl
-import time
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..streaming import ArchiveError, HedmLiveError, ReplayError, SettingsError
-from .foreign import Aside, Scan, ScanLook, scan_documents
+from ..streaming import ArchiveError, HedmLiveError, SettingsError
+from .following import Clock, Following, Signature, signature
+from .foreign import Aside, Scan, ScanLook, content_uid, followed_documents
 from .foreign_groups import scans_in
-from .hdf5 import NotYet
 from .live import SinkMaker
 from .parts import Parts
 from .progress import Progress, RunResult
 from .raw_reader import RawArchiveReader
-from .replay import process
+from .replay import process_in_steps
 from .settings import Settings
 
 _LOCK = ".hedmlive-watch"
 
-Signature = tuple[tuple[str, int, int], ...]
-"""Name, size and time of each file of a scan."""
-Show = Callable[[int | None], AbstractContextManager[Callable[[Progress], None]]]
-"""Shows how far a run is: called with its frames, if they are known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clock:
-    """Time, and how to wait; tests put their own in."""
-
-    now: Callable[[], float] = time.monotonic
-    "Gives seconds that only ever rise."
-    wall: Callable[[], float] = time.time
-    "Gives seconds since 1970, as files are dated."
-    sleep: Callable[[float], None] = time.sleep
-    "Waits."
+Show = Callable[[str, int | None], AbstractContextManager[Callable[[Progress], None]]]
+"""Shows how far a run is: called with its name, and its frames if they are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,78 +45,30 @@ class Outcome:
     "Why there is none, in one line."
 
 
-@dataclass(slots=True)
-class Following:
-    """Follows a scan's files until they are finished."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    """A scan whose files are finished, and that waits for its turn."""
 
     scan: Scan
-    "The files."
-    clock: Clock = field(default_factory=Clock)
-    "Time."
-    _seen: Signature | None = None
-    _since: float = 0.0
+    "Its files."
+    look: ScanLook
+    "What is there of them."
+    seen: Signature
+    "How they were then."
 
-    def __call__(self, n_told: int, aside: Aside) -> ScanLook:
-        """Return what is there as soon as it is more than has been told, or the files are finished.
 
-        Raises
-        ------
-        ReplayError
-            They are broken.
-        """
-        while True:
-            look = self.try_look(n_told)
-            if look is not None:
-                return look
-            aside.idle()
-            self.clock.sleep(self.scan.settings.poll_seconds)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Active:
+    """A scan that is being reduced."""
 
-    def try_look(self, n_told: int) -> ScanLook | None:
-        """Return what is there if it is more than has been told, or finished; None if it is neither yet."""
-        came_again = self._note_changes()
-        look: ScanLook | None = None
-        with suppress(NotYet):
-            look = self.scan.look(finished=False)
-        if self._is_finished(look, came_again):
-            with suppress(NotYet):
-                return self._checked(self.scan.look(finished=True), n_told)
-            raise ReplayError(f"{self.scan.first}: cannot be read, and has not changed for a while; is it damaged?")
-        return look if look is not None and look.n_ready > n_told else None
-
-    def _checked(self, look: ScanLook, n_told: int) -> ScanLook:
-        if not look.n_frames:
-            raise ReplayError(f"{self.scan.first}: holds no frames")
-        if look.n_frames < n_told:
-            raise ReplayError(
-                f"{self.scan.first}: held {n_told} frames and holds {look.n_frames} now; was it replaced?"
-            )
-        return look
-
-    def _note_changes(self) -> bool:
-        """Look whether the files have changed; tell whether they are as they were the last time."""
-        seen = signature(self.scan)
-        if seen == self._seen:
-            return True
-        now = self.clock.now()
-        # A file that is found with an old date has not changed since then.
-        age = self.clock.wall() - max((changed for _, _, changed in seen), default=0) / 1e9
-        self._since = now - max(0.0, age) if self._seen is None else now
-        self._seen = seen
-        return False
-
-    def _is_finished(self, look: ScanLook | None, unchanged: bool) -> bool:
-        said = self.scan.settings.finished
-        if self.clock.now() - self._since >= said.stable_seconds:
-            return True
-        if look is None or not unchanged or not look.n_frames:
-            return False
-        if said.closed and all(each.state == "closed" for each in look.looks.values()):
-            return True
-        if any(each.last_may_be_partial for each in look.looks.values()):
-            # That its last file is there does not say that it is whole.
-            return False
-        wanted = [each.expected or said.frames for each in look.looks.values()]
-        return all(n is not None and each.n_frames >= n for n, each in zip(wanted, look.looks.values(), strict=True))
+    scan: Scan
+    "Its files."
+    grows: bool
+    "Whether they grew when it began."
+    stem: str
+    "Name of its archives."
+    steps: Generator[bool, None, RunResult]
+    "Gives True after each step, False when there was nothing to do."
 
 
 class FolderWatch:
@@ -159,7 +101,7 @@ class FolderWatch:
         settings: Settings,
         *,
         sink: SinkMaker | None = None,
-        show: Show = lambda n_frames: nullcontext(lambda progress: None),
+        show: Show = lambda name, n_frames: nullcontext(lambda progress: None),
         clock: Clock | None = None,
         parts: Parts | None = None,
     ) -> None:
@@ -173,35 +115,52 @@ class FolderWatch:
         self._parts = parts
         self._done: dict[str, Signature] = {}
         self._waiting: dict[str, Following] = {}
+        self._finished: dict[str, _Finished] = {}
+        self._active: dict[str, _Active] = {}
         # What is wrong with the patterns is to be known at once.
         self._scans()
 
-    def run(self, *, once: bool = False, stopped: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
-        """Give what becomes of each file, for ever, or until all that are there are done.
+    def run(self, *, once: bool = False, stopped: Callable[[], bool] = lambda: False) -> Generator[Outcome]:
+        """Give what becomes of each file as soon as it is over, for ever, or until all that are there are done.
+
+        Closed early, it leaves runs that are not over to the next watch.
 
         Parameters
         ----------
         once
             Whether to end when every file that is there is finished and reduced.
         stopped
-            Asked between two looks at the folder: whether to end.
+            Asked between two documents: whether to end.
 
         Raises
         ------
         ArchiveError
             Another watch writes to the same archives.
         """
+        due, poll = -math.inf, self._settings.watch.poll_seconds
         with self._alone():
-            while not stopped():
-                left = False
-                for scan in self._scans():
-                    outcome = self._take(scan)
-                    left |= str(scan.first) in self._waiting
-                    if outcome is not None:
-                        yield outcome
-                if once and not left:
-                    return
-                self._clock.sleep(self._settings.watch.poll_seconds)
+            try:
+                while not stopped():
+                    if self._clock.now() >= due:
+                        yield from self._look()
+                        due = self._clock.now() + poll
+                    yield from self._begin_next()
+                    busy = False
+                    for run in list(self._active.values()):
+                        outcome, more = self._turn(run, stopped)
+                        busy |= more
+                        if outcome is not None:
+                            yield outcome
+                        if stopped():
+                            return
+                    if once and not (self._active or self._waiting or self._finished):
+                        return
+                    if not busy:
+                        self._clock.sleep(poll)
+            finally:
+                for run in self._active.values():
+                    run.steps.close()
+                self._active.clear()
 
     def _scans(self) -> list[Scan]:
         out = self._settings.archive.folder.absolute()
@@ -217,45 +176,92 @@ class FolderWatch:
             if not any(path.absolute().parent == out and is_archive_name(path) for path in paths.values())
         ]
 
-    def _take(self, scan: Scan) -> Outcome | None:
-        """Reduce a scan if it has begun, and was not reduced before."""
-        name = str(scan.first)
-        seen = signature(scan)
-        if self._done.get(name) == seen:
-            return None
-        follow = self._waiting.setdefault(name, Following(scan=scan, clock=self._clock))
+    def _look(self) -> Iterator[Outcome]:
+        """Look at the folder: follow what has begun, and note what is finished."""
+        scans = {str(scan.first): scan for scan in self._scans()}
+        for of_old in (self._waiting, self._finished):
+            for name in of_old.keys() - scans.keys():
+                del of_old[name]
+        for name, scan in scans.items():
+            seen = signature(scan)
+            done = self._done.get(name) == seen
+            ready = name in self._finished and self._finished[name].seen == seen
+            if name in self._active or done or ready:
+                continue
+            self._finished.pop(name, None)
+            follow = self._waiting.setdefault(name, Following(scan=scan, clock=self._clock))
+            try:
+                look = follow(0)
+            except (HedmLiveError, OSError) as error:
+                yield self._failed(scan, error)
+                continue
+            if look is not None and look.finished:
+                del self._waiting[name]
+                self._finished[name] = _Finished(scan=scan, look=look, seen=seen)
+            elif look is not None and sum(run.grows for run in self._active.values()) < self._settings.watch.runs:
+                del self._waiting[name]
+                yield from self._begin(scan, look, follow)
+
+    def _begin_next(self) -> Iterator[Outcome]:
+        """Begin the first of the scans that are finished, if none of them is being reduced."""
+        while self._finished and all(run.grows for run in self._active.values()):
+            name = next(iter(self._finished))
+            ready = self._finished.pop(name)
+            # One that has changed since is looked at anew.
+            if signature(ready.scan) == ready.seen:
+                yield from self._begin(ready.scan, ready.look, Following(scan=ready.scan, clock=self._clock))
+
+    def _begin(self, scan: Scan, look: ScanLook, follow: Following) -> Iterator[Outcome]:
+        """Begin a scan, if it was not reduced before."""
         try:
-            look = follow.try_look(0)
-            if look is None:
-                return None
-            del self._waiting[name]
             stem = self._stem(scan, look)
-            result = None if stem is None else self._reduce(scan, look, follow, stem)
         except (HedmLiveError, OSError) as error:
-            self._waiting.pop(name, None)
-            self._done[name] = signature(scan)
-            return Outcome(scan=scan, error=" ".join(str(error).split()))
-        self._done[name] = signature(scan)
-        return None if result is None else Outcome(scan=scan, result=result)
+            yield self._failed(scan, error)
+            return
+        if stem is None:
+            self._done[str(scan.first)] = signature(scan)
+            return
+        steps = self._reduce(scan, look, follow, stem)
+        self._active[str(scan.first)] = _Active(scan=scan, grows=not look.finished, stem=stem, steps=steps)
 
-    def _reduce(self, scan: Scan, look: ScanLook, follow: Following, stem: str) -> RunResult:
+    def _turn(self, run: _Active, stopped: Callable[[], bool]) -> tuple[Outcome | None, bool]:
+        """Go on with a run while it has something to do, for a while; return its end, and whether to go on at once."""
+        until = self._clock.now() + self._settings.watch.poll_seconds
+        try:
+            while next(run.steps):
+                if self._clock.now() >= until or stopped():
+                    return None, True
+        except StopIteration as end:
+            result: RunResult = end.value
+        except (HedmLiveError, OSError) as error:
+            del self._active[str(run.scan.first)]
+            return self._failed(run.scan, error), True
+        else:
+            return None, False
+        del self._active[str(run.scan.first)]
+        self._done[str(run.scan.first)] = signature(run.scan)
+        return Outcome(scan=run.scan, result=result), True
+
+    def _failed(self, scan: Scan, error: Exception) -> Outcome:
+        self._waiting.pop(str(scan.first), None)
+        self._done[str(scan.first)] = signature(scan)
+        return Outcome(scan=scan, error=" ".join(str(error).split()))
+
+    def _reduce(self, scan: Scan, look: ScanLook, follow: Following, stem: str) -> Generator[bool, None, RunResult]:
         aside = Aside()
-        first = iter([look])
-
-        def next_look(n_told: int, aside: Aside) -> ScanLook:
-            # What was looked at already is told first.
-            return next(first, None) or follow(n_told, aside)
-
-        with self._show(look.n_frames if look.finished else None) as watch:
-            return process(
-                scan_documents(scan, next_look, aside),
-                self._settings,
-                stem=stem,
-                write_raw=True,
-                sink=self._sink,
-                watch=watch,
-                parts=self._parts,
-                aside=aside,
+        uid = (yield from content_uid(look)) if look.finished else None
+        with self._show(scan.first.name, look.n_frames if look.finished else None) as watch:
+            return (
+                yield from process_in_steps(
+                    followed_documents(scan, look, follow, aside, uid),
+                    self._settings,
+                    stem=stem,
+                    write_raw=True,
+                    sink=self._sink,
+                    watch=watch,
+                    parts=self._parts,
+                    aside=aside,
+                )
             )
 
     # What was done before
@@ -269,8 +275,11 @@ class FolderWatch:
             It has them, and has grown since.
         """
         identity = scan.identity(look)
+        taken = {run.stem for run in self._active.values()}
         for stem in (scan.name, f"{scan.name}_{identity[:8]}"):
             path = self._settings.archive.folder / f"{stem}_raw.h5"
+            if stem in taken:
+                continue
             if not path.exists():
                 return stem
             found, n_frames = _identity_of(path)
@@ -302,16 +311,6 @@ class FolderWatch:
                 # A file system without locks.
                 pass
             yield
-
-
-def signature(scan: Scan) -> Signature:
-    """Return names, sizes and times of the files of a scan, of a series all of them."""
-    found: list[tuple[str, int, int]] = []
-    for path in scan.files():
-        with suppress(OSError):
-            stat = path.stat()
-            found.append((str(path), stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
 
 
 def is_archive_name(path: Path) -> bool:

@@ -75,8 +75,10 @@ several detectors that have the same text in the place of the stars are one run.
     "Data key to unit, for what neither file nor log says."
     finished: FinishedSettings = FinishedSettings()
     "When a file is finished."
+    runs: int = Field(default=4, ge=1)
+    "How many files that grow are followed side by side; each holds memory as a run does. More wait for one to end."
     poll_seconds: float = Field(default=0.5, gt=0)
-    "How often to look at the folder and at the file that grows."
+    "How often to look at the folder and at the files that grow."
 
     @model_validator(mode="after")
     def _can_be_matched(self) -> Self:

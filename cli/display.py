@@ -22,25 +22,47 @@ _STYLES = {"digest": "bold", "written": "cyan"}
 @contextmanager
 def show_run(n_frames: int | None) -> Generator[Callable[[RunProgress], None]]:
     """Show a bar of frames, with the peaks and tracks so far; quiet when standard error is no terminal."""
+    with run_bars() as bars, run_bar(bars, "reducing", n_frames) as update:
+        yield update
+
+
+def run_bars(*, transient: bool = False) -> Progress:
+    """Return what holds the bars of runs, of those that are `transient` as long as they go on."""
     columns = (
-        TextColumn("reducing"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("frames  {task.fields[peaks]} peaks  {task.fields[tracks]} tracks"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=error_console, disable=not error_console.is_terminal) as bar:
-        task = bar.add_task("", total=n_frames, peaks=0, tracks=0)
-        told: set[tuple[str, str]] = set()
+    return Progress(
+        *columns,
+        console=error_console,
+        transient=transient,
+        disable=not error_console.is_terminal,
+        # What a file takes must not go to the terminal, which writes it above the bars.
+        redirect_stdout=console.is_terminal,
+    )
 
-        def update(run: RunProgress) -> None:
-            for problem in run.warnings:
-                if (problem.kind, problem.message) not in told and error_console.is_terminal:
-                    told.add((problem.kind, problem.message))
-                    error_console.print(f"! {problem}", style="yellow", markup=False)
-            bar.update(task, completed=run.n_frames, peaks=run.n_peaks, tracks=run.n_tracks)
 
+@contextmanager
+def run_bar(bars: Progress, name: str, n_frames: int | None) -> Generator[Callable[[RunProgress], None]]:
+    """Add the bar of one run, and print its warnings as they come."""
+    task = bars.add_task(name, total=n_frames, peaks=0, tracks=0)
+    told: set[tuple[str, str]] = set()
+
+    def update(run: RunProgress) -> None:
+        for problem in run.warnings:
+            if (problem.kind, problem.message) not in told and error_console.is_terminal:
+                told.add((problem.kind, problem.message))
+                error_console.print(f"! {problem}", style="yellow", markup=False)
+        bars.update(task, completed=run.n_frames, peaks=run.n_peaks, tracks=run.n_tracks)
+
+    try:
         yield update
+    finally:
+        if bars.live.transient:
+            bars.remove_task(task)
 
 
 def show_result(result: RunResult) -> None:

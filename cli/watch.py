@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from rich.text import Text
 
 from ..callbacks import FolderWatch, Outcome, Settings, load_settings, make_sink
+from ..callbacks.following import Clock
 from ..streaming import ReplayError, SettingsError
-from .display import console, error_console, show_result, show_run
+from .display import console, error_console, run_bar, run_bars, show_result
 
 
 def run_watch(
@@ -26,27 +28,30 @@ def run_watch(
     """
     said = _settings(settings, out, patterns or [], tiled)
     sink = None if said.tiled is None else partial(make_sink, "tiled", said.tiled.uri, None)
-    watch = FolderWatch(folder, said, sink=sink, show=show_run)
+    bars, ended = run_bars(transient=True), threading.Event()
+    watch = FolderWatch(folder, said, sink=sink, show=partial(run_bar, bars), clock=Clock(sleep=ended.wait))
     n_failed = 0
     if not once:
         error_console.print(f"watching {folder} (Ctrl-C ends it)", style="dim", markup=False)
-    ended = threading.Event()
 
     def end(*_: Any) -> None:
-        # An exception that comes while HDF5 closes something is swallowed there: Ctrl-C must not be lost with it.
+        # Not by an exception: one that comes while HDF5 closes something is swallowed there. The second time somebody
+        # does not want to wait for what is being done.
+        if ended.is_set():
+            raise KeyboardInterrupt
         ended.set()
-        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, end)
     try:
-        for outcome in watch.run(once=once, stopped=ended.is_set):
-            n_failed += _show(outcome)
+        with bars, closing(watch.run(once=once, stopped=ended.is_set)) as outcomes:
+            for outcome in outcomes:
+                n_failed += _show(outcome)
     except KeyboardInterrupt:
-        ended.set()
+        pass
     finally:
         signal.signal(signal.SIGINT, before)
     if ended.is_set():
-        error_console.print("ended; a file that was not finished is begun again the next time", style="dim")
+        error_console.print("ended; files that were not finished are begun again the next time", style="dim")
         return
     if n_failed:
         raise ReplayError(f"{folder}: {n_failed} files were not reduced; see above")

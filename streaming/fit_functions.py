@@ -8,8 +8,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .vectors import kernel
 
 Array = NDArray[Any]
 
@@ -31,7 +32,7 @@ _E = [1.0 / math.factorial(k) for k in range(13)]
 _E2, _E3, _E4, _E5, _E6, _E7, _E8, _E9, _E10, _E11, _E12 = _E[2:]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
+@kernel(error_model="numpy")
 def exp_of(x: Array, n: int, power: Array) -> None:
     """Replace the first n numbers by their exponentials; x is 0 or less. power int64, as long, is scratch.
 
@@ -55,7 +56,7 @@ def exp_of(x: Array, n: int, power: Array) -> None:
         x[i] *= scale[i]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
+@kernel(error_model="numpy")
 def log_of(x: Array, n: int, power: Array) -> None:
     """Replace the first n numbers, 0 or more, by their logarithms; that of 0 is a number below all others.
 

@@ -25,6 +25,7 @@ from .fit_profile import (
     minimise,
     solve,
 )
+from .vectors import kernel
 
 Array = NDArray[Any]
 
@@ -43,7 +44,7 @@ _CLOSE = 1.5
 _SWEEPS = 2
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _start(
     of: int,
     slot: int,
@@ -221,7 +222,7 @@ def _too_large(g: int, start: Array, peak_start: Array) -> bool:
     return start[g + 1] - start[g] > MOST_PIXELS or peak_start[g + 1] - peak_start[g] > MOST_PEAKS
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _place(pixels: Array, n: int, x: float, y: float) -> None:
     pixels[0, n] = x
     pixels[1, n] = y
@@ -376,7 +377,7 @@ def _clusters(n_peaks: int, most_peaks: int, parameters: Array, axes: Array, clu
         n += 1
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _apart(parameters: Array, axes: Array, p: int, q: int) -> float:
     """Return the distance of two starting points over the sum of the sizes there."""
     a, b = 1 + OF_A_PEAK * p, 1 + OF_A_PEAK * q

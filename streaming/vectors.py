@@ -388,6 +388,43 @@ def _sum_whole(typing: Any, weight: Any, i: Any, n: Any, dc: Any) -> Any:
     return found(weight, types.intp, types.int64, number), generate
 
 
+@intrinsic
+def _sum_products(typing: Any, rows: Any, weight: Any, a: Any, b: Any, c: Any, d: Any, n: Any) -> Any:
+    """Sum n products of numbers from five places of an array on: weight a c, weight a d, weight b c, weight b d.
+
+    Number k goes into the sum of lane k % 16, and the lanes are joined half with half: no compiler has a choice.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind, (array, *places, count) = signature.args[0], arguments
+        wide = ir.VectorType(_DOUBLE, WIDE)
+        zero, before = ir.Constant(_I64, 0), builder.block
+        body, after = builder.append_basic_block("products"), builder.append_basic_block("products_end")
+        builder.branch(body)
+        builder.position_at_end(body)
+        at, totals = builder.phi(_I64), [builder.phi(wide) for _ in range(4)]
+        at.add_incoming(zero, before)
+        flags = _first(builder, builder.sub(count, at))
+        weight, a, b, c, d = (
+            _load_some(context, builder, kind, array, builder.add(place, at), flags) for place in places
+        )
+        a, b = builder.fmul(weight, a), builder.fmul(weight, b)
+        sums: list[Any] = []
+        for total, (one, other) in zip(totals, ((a, c), (a, d), (b, c), (b, d)), strict=True):
+            total.add_incoming(ir.Constant(wide, [0.0] * WIDE), before)
+            sums.append(builder.fadd(total, builder.fmul(one, other)))
+            total.add_incoming(sums[-1], body)
+        following = builder.add(at, ir.Constant(_I64, WIDE))
+        at.add_incoming(following, body)
+        builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+        builder.position_at_end(after)
+        values = [_fold(builder, each, builder.fadd) for each in sums]
+        return context.make_tuple(builder, signature.return_type, values)
+
+    index, number = types.intp, types.float64
+    return types.UniTuple(number, 4)(rows, index, index, index, index, index, types.int64), generate
+
+
 def _unary(builder: Any, name: str, vector: Any) -> Any:
     return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(vector, [vector]), name)
 
@@ -504,6 +541,7 @@ reached: Any = _reached
 count_ones: Any = _count_ones
 sum_whole: Any = _sum_whole
 add_moments: Any = _add_moments
+sum_products: Any = _sum_products
 add_near: Any = _add_near
 set_scaled: Any = _set_scaled
 set_lowest: Any = _set_lowest

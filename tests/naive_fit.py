@@ -40,6 +40,20 @@ def naive_slope(value: Callable[[list[float]], float], at: Sequence[float]) -> l
     return slopes
 
 
+def naive_products(rows: Sequence[float], weight: int, a: int, b: int, c: int, d: int, n: int) -> tuple[float, ...]:
+    """Sums of n products: number k goes into the sum of lane k % 16, and the lanes are joined half with half."""
+    sums: list[float] = []
+    for one, other in ((a, c), (a, d), (b, c), (b, d)):
+        lanes = [0.0] * 16
+        for k in range(n):
+            lanes[k % 16] += rows[weight + k] * rows[one + k] * rows[other + k]
+        while len(lanes) > 1:
+            half = len(lanes) // 2
+            lanes = [x + y for x, y in zip(lanes[:half], lanes[half:], strict=True)]
+        sums.append(lanes[0])
+    return tuple(sums)
+
+
 def naive_cost(means: Sequence[float], counts: Sequence[float]) -> float:
     """Half the deviance of Poisson variables."""
     return sum(

@@ -14,19 +14,18 @@ import hdf5plugin
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from tiled.adapters.core import Adapter
 from tiled.adapters.sql import SQLAdapter
 from tiled.adapters.utils import DataNotReadyError, IncompatibleShapeError
 from tiled.catalog.adapter import STORAGE_ADAPTERS_BY_MIMETYPE
-from tiled.ndslice import NDBlock, NDSlice
+from tiled.ndslice import NDSlice
 from tiled.storage import get_storage
 from tiled.structures.array import ArrayStructure
-from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource
 from tiled.structures.table import TableStructure
 from tiled.utils import path_from_uri
 
 from ..streaming import SettingsError
+from .adapters_frames import EVERYTHING, FramesAdapter
 from .archives_tables import refuse_strays
 from .layout import SQL_PREFIX, table_identity
 from .queries import RowQuery
@@ -35,7 +34,6 @@ from .tables_sql import index_statements, select_rows
 _LOCK = threading.RLock()
 """One for the process: SQLite gives "database is locked", and DuckDB crashes, when two threads are inside."""
 
-_EVERYTHING = NDSlice(...)
 _DROPPED_AT_ONCE = 20_000
 
 hdf5plugin.register(force=False)  # the filters that the archives are compressed with
@@ -160,14 +158,12 @@ def drop_rows(uri: str, table_name: str, dataset_id: int) -> None:
             connection.commit()
 
 
-class SparseFramesAdapter(Adapter[ArrayStructure]):
+class SparseFramesAdapter(FramesAdapter):
     """Frames kept as lists of lit pixels, served as a dense array (frames, rows, columns), one chunk a frame.
 
     The group holds ``frame_start`` (frames + 1 offsets), ``row``, ``col`` and ``value``, and the attributes
     ``shape`` (rows, columns) and ``dtype``. It may be growing, if it is written in SWMR mode.
     """
-
-    structure_family = StructureFamily.array
 
     def __init__(
         self,
@@ -196,12 +192,7 @@ class SparseFramesAdapter(Adapter[ArrayStructure]):
             specs=node.specs,
         )
 
-    @property
-    def dims(self) -> tuple[str, ...] | None:
-        """Names of the axes."""
-        return self._structure.dims
-
-    def read(self, slice: NDSlice = _EVERYTHING) -> np.ndarray:  # noqa: A002  the name is Tiled's
+    def read(self, slice: NDSlice = EVERYTHING) -> np.ndarray:  # noqa: A002  the name is Tiled's
         """Return part of the frames; only those asked for are made dense, one after the other.
 
         Raises
@@ -212,7 +203,7 @@ class SparseFramesAdapter(Adapter[ArrayStructure]):
             The file's frames have another shape than the registered ones.
         """
         shape = self._structure.shape
-        frames, rows, columns = (slice or _EVERYTHING).expand_for_shape(shape)
+        frames, rows, columns = (slice or EVERYTHING).expand_for_shape(shape)
         wanted = [frames] if isinstance(frames, int) else range(shape[0])[frames]
         with h5py.File(self._path, "r", swmr=True, libver="latest") as file:
             group: Any = file[self._dataset]
@@ -227,11 +218,6 @@ class SparseFramesAdapter(Adapter[ArrayStructure]):
             return pieces[0]
         empty = np.zeros(size, self._dtype)[rows, columns]
         return np.stack(pieces) if pieces else np.empty((0, *empty.shape), self._dtype)
-
-    def read_block(self, block: NDBlock, slice: NDSlice = _EVERYTHING) -> np.ndarray:  # noqa: A002
-        """Return part of one chunk."""
-        whole = self.read(block.slice_from_chunks(self._structure.chunks))
-        return whole[tuple(slice)] if slice else whole
 
     @property
     def _dtype(self) -> np.dtype[Any]:

@@ -9,21 +9,19 @@ from typing import Any
 
 import numpy as np
 from starlette.exceptions import HTTPException
-from tiled.adapters.core import Adapter
 from tiled.adapters.utils import DataNotReadyError, IncompatibleShapeError
-from tiled.ndslice import NDBlock, NDSlice
+from tiled.ndslice import NDSlice
 from tiled.structures.array import ArrayStructure
-from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource
 from tiled.utils import path_from_uri
 
+from .adapters_frames import EVERYTHING, FramesAdapter
 from .archives_tables import in_served_folder
 
-_EVERYTHING = NDSlice(...)
 _FORBIDDEN = 403
 
 
-class RawFramesAdapter(Adapter[ArrayStructure]):
+class RawFramesAdapter(FramesAdapter):
     """Frames of plain counts behind a header, in one file or in several, one after the other; they may still grow.
 
     Parameters
@@ -39,8 +37,6 @@ class RawFramesAdapter(Adapter[ArrayStructure]):
     header_bytes
         Bytes before the first frame of each file.
     """
-
-    structure_family = StructureFamily.array
 
     def __init__(
         self,
@@ -87,12 +83,7 @@ class RawFramesAdapter(Adapter[ArrayStructure]):
             specs=node.specs,
         )
 
-    @property
-    def dims(self) -> tuple[str, ...] | None:
-        """Names of the axes."""
-        return self._structure.dims
-
-    def read(self, slice: NDSlice = _EVERYTHING) -> np.ndarray:  # noqa: A002  the name is Tiled's
+    def read(self, slice: NDSlice = EVERYTHING) -> np.ndarray:  # noqa: A002  the name is Tiled's
         """Return part of the frames; of the files only those frames are read.
 
         Raises
@@ -101,7 +92,7 @@ class RawFramesAdapter(Adapter[ArrayStructure]):
             A frame is registered that the files do not hold yet.
         """
         shape = self._structure.shape
-        first, *rest = (slice or _EVERYTHING).expand_for_shape(shape)
+        first, *rest = (slice or EVERYTHING).expand_for_shape(shape)
         wanted = [first] if isinstance(first, int) else list(range(shape[0])[first])
         of_a_row = prod(shape[1:-2])
         rows = np.empty((len(wanted), *shape[1:]), self._dtype)
@@ -114,11 +105,6 @@ class RawFramesAdapter(Adapter[ArrayStructure]):
                 raise DataNotReadyError(f"{self._paths[-1]}: {ends[-1]} frames came; wanted {(number + 1) * of_a_row}")
         found = rows[(np.s_[:], *rest)]
         return found[0] if isinstance(first, int) else found
-
-    def read_block(self, block: NDBlock, slice: NDSlice = _EVERYTHING) -> np.ndarray:  # noqa: A002
-        """Return part of one chunk."""
-        whole = self.read(block.slice_from_chunks(self._structure.chunks))
-        return whole[tuple(slice)] if slice else whole
 
     @property
     def _frame_bytes(self) -> int:

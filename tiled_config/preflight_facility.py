@@ -99,14 +99,20 @@ async def _revision(what: str, engine: Any, core: Any) -> Check:
     return Check(item=item, state="ok", came=core.REQUIRED_REVISION)
 
 
-async def _number_of_nodes(facility: FacilitySettings) -> int:
+async def _number_of_nodes(facility: FacilitySettings) -> int | None:
+    """Return how many there are; None if that cannot be known."""
     from sqlalchemy import text
+    from sqlalchemy.exc import ProgrammingError
 
     try:
         async with engine_of(facility.catalogue.get_secret_value()) as engine, engine.connect() as connection:
             return int((await connection.execute(text("SELECT count(*) FROM nodes WHERE id > 0"))).scalar_one())
+    except ProgrammingError:
+        return 0  # a new database, without the table
     except Exception:
-        return 0  # a new database
+        # Away, or its password is wrong (which comes as an error of the driver): its own check says so. To call it
+        # empty would make every message in Redis another's.
+        return None
 
 
 async def _stream(facility: FacilitySettings, nodes: int | None) -> AsyncIterator[Check]:
@@ -175,6 +181,7 @@ def _access(facility: FacilitySettings) -> list[Check]:
 
 async def _publishers(facility: FacilitySettings) -> AsyncIterator[Check]:
     from sqlalchemy import select
+    from sqlalchemy.exc import ProgrammingError
     from tiled.authn_database import orm
 
     for name in facility.publishers:
@@ -184,8 +191,10 @@ async def _publishers(facility: FacilitySettings) -> AsyncIterator[Check]:
         try:
             async with engine_of(facility.accounts.get_secret_value()) as engine, engine.connect() as connection:
                 ends = list((await connection.execute(wanted)).scalars())
+        except ProgrammingError:
+            ends = []  # a new database, without the table
         except Exception:
-            ends = []  # new, or away, which was said
+            return  # away, or as above: whether there are keys is not known
         now = datetime.now(UTC)
         if any(end is None or end > now for end in ends):
             yield Check(item=item, state="ok", came="there is one")

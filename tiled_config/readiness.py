@@ -6,6 +6,7 @@ instead: a publisher then tries on, where it would take a 500 that comes again a
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
@@ -16,9 +17,12 @@ from typing import Any
 
 import anyio
 
+from .facility_access import said
 from .guard import App, Message, Receive, Send, answer, path_of
 
 PATH = "/readyz"
+
+_LOG = logging.getLogger(__name__)
 
 LIMIT = 3.0
 """Seconds that a part may take to answer."""
@@ -40,6 +44,7 @@ class Readiness:
     def __init__(self, app: App, checks: Mapping[str, Check]) -> None:
         self._app = app
         self._checks = checks
+        self._known: dict[str, str] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer, or pass a request on."""
@@ -54,9 +59,16 @@ class Readiness:
             await self._app(scope, receive, partial(self._send, send))
 
     async def away(self) -> list[str]:
-        """Return the names of the parts that do not answer."""
-        answers = await asyncio.gather(*map(_fails, self._checks.values()))
-        return [name for name, fails in zip(self._checks, answers, strict=True) if fails]
+        """Return the names of the parts that do not answer; why, is logged when it changes."""
+        answers = await asyncio.gather(*map(_failure, self._checks.values()))
+        found = {name: why for name, why in zip(self._checks, answers, strict=True) if why is not None}
+        for name, why in found.items():
+            if self._known.get(name) != why:
+                _LOG.warning("%s is away: %s", name, why)
+        for name in self._known.keys() - found.keys():
+            _LOG.warning("%s is there again", name)
+        self._known = found
+        return list(found)
 
     async def _send(self, send: Send, message: Message) -> None:
         failed = message["type"] == "http.response.start" and message["status"] == HTTPStatus.INTERNAL_SERVER_ERROR
@@ -65,12 +77,14 @@ class Readiness:
         await send(message)
 
 
-async def _fails(check: Check) -> bool:
+async def _failure(check: Check) -> str | None:
+    """Return why a part does not answer; None if it does."""
     try:
         await asyncio.wait_for(check(), LIMIT)
-    except Exception:
-        return True
-    return False
+    except Exception as error:
+        # Whatever a driver, a socket or a disk raises: each means the same for who asks.
+        return said(error)
+    return None
 
 
 def checks_of(app: Any, folder: Path) -> dict[str, Check]:

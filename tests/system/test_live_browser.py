@@ -31,10 +31,13 @@ def test_the_page_grows_with_the_scan(server: EmbeddedServer, tmp_path: Path) ->
         assert KEY not in shown.value("location.href")
         for n_peaks in range(50, 90):
             feeder.push(2, n_peaks)
-        feeder.sink.update({"progress": {"n_tracks": 61, "n_open": 17}, "warnings": ["energy: <b>wrong</b>"]})
+        track = {"detector": 0, "row": 30.5, "col": 60.0, "sum_intensity": 12345.0, "n_peaks": 7}
+        progress = {"n_tracks": 61, "n_open": 17, "brightest_open": [track]}
+        feeder.sink.update({"progress": progress, "warnings": ["energy: <b>wrong</b>"]})
         shown.wait("document.getElementById('n_frames').textContent == '100'")
         shown.wait("document.getElementById('n_tracks').textContent == '61'")
         assert shown.text("n_open") == "17"
+        shown.wait("document.getElementById('open_of').textContent.includes('up to 12,345 counts in 7 peaks so far')")
         assert shown.text("lag").endswith(" s")
         assert shown.text("warnings") == "energy: <b>wrong</b>"
         shown.wait("document.getElementById('spots_of').textContent == 'frames 90 to 99, the newest one marked'")

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import bluesky.plan_stubs as bps
-import numpy as np
 import pytest
 import yaml
 from bluesky import RunEngine
+from digests import archived_digest, served_digest
 
 from hedmlive.callbacks import HedmLive, RunResult, make_sink
 from hedmlive.devices import step_scan
 from hedmlive.simulators import NOISELESS, simulated_station
-from hedmlive.streaming import TABLES, digest
-from hedmlive.tiled_config import connect, disconnect, latest_reduction, read_table
+from hedmlive.tiled_config import connect, disconnect, latest_reduction
 
 KEY = "systemtestkey0123456789"
 N_FRAMES = 40
@@ -128,30 +127,14 @@ def client_of(uri: str) -> Generator[Any]:
         disconnect(client)
 
 
-def served_digest(uri: str, uid: str) -> str:
-    """Compute the digest of the tables that the server has, with the pixels of the archive left out of both."""
+def served(uri: str, uid: str) -> str:
     with client_of(uri) as client:
-        reduction = latest_reduction(client, uid)
-
-        def read(name: str) -> list[dict[str, np.ndarray]]:
-            frame = read_table(reduction[name])
-            return [{column.name: frame[column.name].to_numpy(column.dtype) for column in TABLES[name].columns}]
-
-        return digest({name: table for name, table in TABLES.items() if name != "pixels"}, read)
+        return served_digest(client, uid)
 
 
 def served_metadata(uri: str, uid: str) -> dict[str, Any]:
     with client_of(uri) as client:
         return dict(latest_reduction(client, uid).metadata)
-
-
-def archived_digest(result: RunResult) -> str:
-    from hedmlive.callbacks import ReducedArchiveReader
-
-    assert result.reduced is not None
-    with ReducedArchiveReader(result.reduced) as archive:
-        tables = {name: table for name, table in archive.tables(0).items() if name != "pixels"}
-        return digest(tables, lambda name: [archive.read(0, name)])
 
 
 def test_another_process_sees_tracks_while_the_scan_runs(tmp_path: Path, server: Server) -> None:
@@ -166,7 +149,7 @@ def test_another_process_sees_tracks_while_the_scan_runs(tmp_path: Path, server:
     assert status == "running"
     assert result.problems == ()
     assert served_metadata(uri, result.uid)["digest"] == result.digests[0]
-    assert served_digest(uri, result.uid) == archived_digest(result)
+    assert served(uri, result.uid) == archived_digest(result)
 
 
 def test_the_run_itself_is_served_and_replayed(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +184,7 @@ def test_a_server_killed_in_mid_scan_loses_and_doubles_nothing(tmp_path: Path, s
     publisher = live.publisher()
     assert publisher is not None
     assert publisher.wait(60)
-    assert served_digest(uri, result.uid) == archived_digest(result)
+    assert served(uri, result.uid) == archived_digest(result)
     assert served_metadata(uri, result.uid)["status"] == "complete"
 
 

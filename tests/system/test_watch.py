@@ -145,6 +145,44 @@ def test_a_watch_that_is_killed_in_mid_scan_and_started_again(tmp_path: Path) ->
     assert [path.name for path in out.glob("*_raw.h5")] == [left.name.replace("_reduced", "_raw")]
 
 
+def test_two_files_that_grow_at_once_and_ctrl_c_between(tmp_path: Path) -> None:
+    folder, out = tmp_path / "frames", tmp_path / "out"
+    folder.mkdir()
+    _, writer, changes = scans.GROWING["ge"]
+    said = scans.settings(out, **changes)
+    said["watch"] |= {"poll_seconds": 0.02, "finished": {"stable_seconds": 600, "frames": scans.N_FRAMES}}
+    watch = (*COMMAND, "watch", folder, "--settings", written(tmp_path / "hedmlive.yml", said), "--out", out)
+    # The second scan begins when the first has all but its last frame, and is over before that comes.
+    first, second = (writer(folder / f"scan_{i}.ge1", scans.images()) for i in (1, 2))
+    for _ in range(2 * scans.N_FRAMES - 1):
+        next(first)
+    with running(*watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as began:
+        for _ in range(scans.N_FRAMES + 1):
+            next(second)
+        wait_for(lambda: len([path for path in out.glob("*_reduced.h5") if _n_reduced(path)]) == 2)
+        began.send_signal(signal.SIGINT)
+        assert began.wait(PATIENCE) == 0
+        assert began.stderr is not None
+        assert "Traceback" not in began.stderr.read()
+    assert not any(map(_is_finished, out.glob("*_reduced.h5")))
+    with running(*watch, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as again:
+        assert again.stdout is not None
+        for _ in second:
+            pass
+        wait_for(lambda: _is_finished(out / "scan_2_reduced.h5"))
+        assert not _is_finished(out / "scan_1_reduced.h5")
+        for _ in first:
+            pass
+        wait_for(lambda: _is_finished(out / "scan_1_reduced.h5"))
+        again.send_signal(signal.SIGINT)
+        assert again.wait(PATIENCE) == 0
+        # In the order in which they ended.
+        files = [line.split()[1] for line in again.stdout if line.startswith("file")]
+    assert files == ["scan_2.ge1", "scan_1.ge1"]
+    for i in (1, 2):
+        assert digests_of(out / f"scan_{i}_reduced.h5") == [scans.expected_digest()]
+
+
 def test_foreign_runs_are_published_with_their_frames(tmp_path: Path) -> None:
     key = "systemtestkey0123456789"
     served = {"folder": "tiled", "readable": ["."], "port": 0, "api_key": key}

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_fit import naive_cost, naive_model, naive_near, naive_profile, naive_slope
+from naive_fit import naive_cost, naive_model, naive_near, naive_products, naive_profile, naive_slope
+from numba import njit
 from scipy import ndimage
 from scipy.optimize import least_squares
 
 from hedmlive.streaming import fit_functions, fit_kernels, fit_pixels, fit_profile
 from hedmlive.streaming.errors import FrameError, SettingsError
 from hedmlive.streaming.fitting import FIT_COLUMNS, FitRecipe, FitStatus, Surroundings, fit_peaks
+from hedmlive.streaming.vectors import sum_products
 
 CENTRE = (-150.0, 30.0)
 THRESHOLD = 25.0
@@ -109,6 +111,19 @@ def test_exponential_and_logarithm_are_those_of_the_library(seed, n):
     np.testing.assert_allclose(found[lit], [math.log(each) for each in some[lit]], rtol=1e-15, atol=1e-18)
     assert np.isfinite(found).all()
     assert (found[~lit] < -700).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 70))
+@settings(max_examples=40, deadline=None)
+def test_products_are_summed_in_the_order_of_the_twin(seed, n):
+    rows = np.random.default_rng(seed).normal(0, 1e3, 400)
+    places = (80, 0, 160, 240, 320)
+    assert products(rows, *places, n) == naive_products(rows.tolist(), *places, n)
+
+
+@njit
+def products(rows, weight, a, b, c, d, n):
+    return sum_products(rows, weight, a, b, c, d, n)
 
 
 @given(joint())
@@ -451,7 +466,8 @@ def test_any_pixels_end_with_a_status_and_finite_numbers(seed):
 def test_kernels_stay_inside_their_arrays():
     """Compiled code does not look whether an index is inside; this process does."""
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]; import test_fitting as t; image, pixels = t.crowd(4, 12)\n"
+        "import sys; sys.path[:0] = sys.argv[1:3]; import test_fitting as t\n"
+        "t.fit_profile.sum_products = t.naive_products; image, pixels = t.crowd(4, 12)\n"
         "f = t.fit_peaks(*pixels, beam_centre=t.CENTRE, surroundings=t.Surroundings(image=image))\n"
         "sys.stdout.write(f['fit_row'].tobytes().hex())\n"
     )

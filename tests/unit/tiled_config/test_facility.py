@@ -13,6 +13,7 @@ from hedmlive.tiled_config.facility import SHARED_TAG, facility_configuration
 from hedmlive.tiled_config.facility_access import read_access, service_uuid
 from hedmlive.tiled_config.facility_tags import RememberedTags
 from hedmlive.tiled_config.layout import inherited_tags, run_tags, shared_tags
+from hedmlive.tiled_config.preflight_facility import _number_of_nodes as number_of_nodes
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "facility"
 SECRETS = {"HEDM_DATABASE_PASSWORD": "p@ss/w%rd", "HEDM_ALICE": "word-a", "HEDM_BOB": "word-b", "HEDM_ROOT": "word-r"}
@@ -83,6 +84,14 @@ def test_what_is_wrong_is_named_and_no_value_shown(folder, changes, words):
     assert "secret.db" not in message
     assert "secret-and-short" not in message
     assert "\n" not in message
+
+
+def test_a_catalogue_that_is_away_is_not_taken_for_an_empty_one(folder):
+    """In which every live message would be another's."""
+    facility = changed(folder, catalogue="postgresql://somebody:word@127.0.0.1:9/none").facility
+    assert facility is not None
+    found = asyncio.run(number_of_nodes(facility))
+    assert found is None
 
 
 def test_the_one_key_of_an_embedded_server_is_refused_beside_a_facility(folder):

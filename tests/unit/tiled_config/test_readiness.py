@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hedmlive.tiled_config.guard import RootPath, path_of
-from hedmlive.tiled_config.readiness import Readiness
+from hedmlive.tiled_config.readiness import Check, Readiness
 
 
 def failing(status):
@@ -23,6 +23,10 @@ async def there():
 
 async def away():
     raise ConnectionRefusedError
+
+
+async def hidden():
+    raise OSError("no route")
 
 
 async def hangs():
@@ -47,6 +51,20 @@ def ask(application, path, **scope):
 def test_what_is_away_is_named(checks, status, names):
     came, text = ask(Readiness(failing(200), checks), "/readyz")
     assert (came, json.loads(text)) == (status, {"ready": not names, "away": names})
+
+
+def test_why_it_is_away_is_logged_when_that_changes(caplog):
+    parts: dict[str, Check] = {"a": away}
+    readiness = Readiness(failing(200), parts)
+    for part, lines in ((away, 1), (away, 1), (hidden, 2), (there, 3), (there, 3)):
+        parts["a"] = part
+        asyncio.run(readiness.away())
+        assert len(caplog.messages) == lines
+    assert caplog.messages == [
+        "a is away: ConnectionRefusedError: ",
+        "a is away: OSError: no route",
+        "a is there again",
+    ]
 
 
 def test_what_hangs_is_away(monkeypatch):
