@@ -208,7 +208,9 @@ def _scan(
         baseline=station.baseline,
         md={"sample_name": "simulated gold", "plan_name": "ff_demo"},
     )
-    live.ready(60)
+    if not live.ready(3):
+        console.print("Loading what finds and links the spots; the first time it is compiled ...")
+        live.ready(300)
     with _watching(live, server, n_frames):
         engine(plan)
         results = live.wait(120)
