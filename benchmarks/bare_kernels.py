@@ -27,7 +27,8 @@ class BareKernels:
         )
         self._raw, self._intensity = np.empty(room, cut.dtype), np.empty(room)
         self._single, self._smoothed, self._best = np.empty((3, room), np.float32)
-        self._maxima, self._near = np.empty(room + room // 64, np.int64), np.empty((4, room), np.int32)
+        # No room for local maxima: they are not counted, as nobody else does.
+        self._maxima, self._near = np.empty(0, np.int64), np.empty((4, room), np.int32)
         self._sums, self._box = np.empty((capacity, 8)), np.empty((capacity, 8), np.int32)
         self._none = np.empty(0, cut.dtype)
         self._top_value = cut.dtype.type(np.iinfo(cut.dtype).max)
@@ -50,14 +51,10 @@ class BareKernels:
         counts = np.zeros(found, np.int32)
         sums, box = self._sums[:found], self._box[:found]
         peak_kernels.moments(intensity, stretch, label, n_stretches, sums, box, counts)
-        if not self._split:
-            keep = counts >= self._min_pixels
-            sums, box = sums[keep], box[keep]
-        return Found(
-            row=box[:, 0] + sums[:, 1] / sums[:, 0],
-            col=box[:, 1] + sums[:, 2] / sums[:, 0],
-            intensity=sums[:, 0],
-        )
+        keep = slice(None) if self._split else counts >= self._min_pixels
+        intensity = sums[:, 0].copy()
+        row, col = box[:, 0] + sums[:, 1] / intensity, box[:, 1] + sums[:, 2] / intensity
+        return Found(row=row[keep], col=col[keep], intensity=intensity[keep])
 
     def _parts(self, intensity: Array, runs: Array, n_runs: int, size: Array) -> tuple[int, int]:
         n, near = len(intensity), (runs, n_runs, self._near)

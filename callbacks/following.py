@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ..streaming import ReplayError
-from .foreign import Scan, ScanLook
+from .foreign_scan import Scan, ScanLook
 from .hdf5 import NotYet
 
 Signature = tuple[tuple[str, int, int], ...]

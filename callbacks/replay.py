@@ -15,8 +15,9 @@ import h5py
 
 from ..streaming import ArchiveError, DocumentError, ReplayError
 from .detector_files import settings_of_copies
-from .foreign import Aside, Finished, default_settings, result_of, scan_documents, scan_of
+from .foreign import Aside, default_settings, result_of, scan_documents, scan_of
 from .foreign_files import is_known
+from .foreign_scan import Finished
 from .hdf5 import open_growing
 from .live import SinkMaker, run_stem
 from .parts import Parts

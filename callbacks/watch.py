@@ -18,8 +18,9 @@ from pathlib import Path
 
 from ..streaming import ArchiveError, HedmLiveError, SettingsError
 from .following import Clock, Following, Signature, signature
-from .foreign import Aside, Scan, ScanLook, content_uid, followed_documents
+from .foreign import Aside, followed_documents
 from .foreign_groups import scans_in
+from .foreign_scan import Scan, ScanLook, content_uid
 from .live import SinkMaker
 from .parts import Parts
 from .progress import Progress, RunResult

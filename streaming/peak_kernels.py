@@ -102,19 +102,20 @@ def groups(weight: Array, runs: Array, n_runs: int, group: Array, size: Array, m
     runs is what `runs_of_pixels` wrote. Written are: group, that of each run; size, the pixels of each group; near
     (4, runs), the runs above, from and to, and those below, that each run touches; and the local maxima, pixels of
     which no 8-neighbour is brighter, nor as bright and earlier, as bits: those of the first 64 pixels of run k are
-    maxima[k + runs[2, k] // 64], those of the next 64 follow it.
+    maxima[k + runs[2, k] // 64], those of the next 64 follow it. Where maxima has no room, nobody asks for them.
     """
     # Runs go through the union-find, not pixels. The lower index wins, so a root is always the first run of its group.
     # Pixels are compared while the runs are side by side anyway; it takes half of the time, but a pass of its own more.
     rows, cols, first = runs[0], runs[1], runs[2]
     one = np.int64(1)
     above = np.uintp(0)
+    asked = len(maxima) > 0
     for i in range(n_runs):
         group[i] = i
         a, b = np.int64(first[i]), np.int64(first[i + 1])
         start, length = np.int64(cols[i]), b - a
         x = _words_of(a, i)
-        for m in range(0, length, WIDE):
+        for m in range(0, length if asked else 0, WIDE):
             here = (one << min(np.int64(WIDE), length - m)) - one
             # The ends of a run have one neighbour.
             before, after = here & ~np.int64(m == 0), here & ((one << min(np.int64(WIDE), length - m - 1)) - one)
@@ -131,7 +132,8 @@ def groups(weight: Array, runs: Array, n_runs: int, group: Array, size: Array, m
         while (np.int64(rows[j]) << 32) + cols[j] <= place + length:
             p, q = np.int64(first[j]), np.int64(first[j + np.uintp(1)])
             shift, y = start - cols[j], _words_of(p, j)
-            for m in range(max(0, -shift - 1) & ~np.int64(WIDE - 1), min(length, q - p - shift + 1), WIDE):
+            stop = min(length, q - p - shift + 1) if asked else 0
+            for m in range(max(0, -shift - 1) & ~np.int64(WIDE - 1), stop, WIDE):
                 _keep_maxima(weight, a, b, p, q, x, y, shift, m, maxima)
             u, v = _root(group, i), _root(group, np.int64(j))
             if u < v:

@@ -25,6 +25,9 @@ WRAPS, ON_EDGE, ON_MASK, BEHIND = 1, 2, 4, 8
 # Places of the numbers, float64: sum_intensity, max_intensity, row, col, var_row, var_col, cov_row_col and n_pixels.
 SUM, MAX, ROW, COL, VAR_ROW, VAR_COL, COV, N_PIXELS = range(8)
 WIDTH = 8
+# With room for more rows than these, memory is asked for the next ones beforehand: fewer are in the near caches anyway.
+# That took a quarter off what the tracks of 3000 peaks a frame in rows of a grid cost.
+NEAR = 1 << 15
 # Places of a frame's whole numbers, int64: its number, the rank of its rotation on the circle, what it misses.
 FRAME, LEVEL, FLAGS = range(3)
 
@@ -40,6 +43,9 @@ def _root(whole: Array, i: int) -> int:
 @kernel()
 def join_tracks(peak_a: Array, peak_b: Array, start_a: int, start_b: int, wrapping: bool, whole: Array) -> int:
     """Join the track of each row start_a + peak_a with that of start_b + peak_b; return how many that took away."""
+    if len(whole) > NEAR:
+        for i in range(len(peak_a)):
+            prefetch(whole, np.int64(whole[start_a + peak_a[i], PARENT]) * WIDTH)
     joined = 0
     for i in range(len(peak_a)):
         a = _root(whole, start_a + peak_a[i])
@@ -61,6 +67,9 @@ def join_tracks(peak_a: Array, peak_b: Array, start_a: int, start_b: int, wrappi
 @kernel()
 def resolve_rows(start: int, end: int, whole: Array, roots: Array, n: int) -> int:
     """Take rows start to end as resolved; write the roots of tracks that wait for no other, from place n; return it."""
+    if len(whole) > NEAR:
+        for row in range(start, end):
+            prefetch(whole, np.int64(whole[row, PARENT]) * WIDTH)
     for row in range(start, end):
         root = _root(whole, row)
         waiting = whole[root, WAITING] - 1
@@ -94,17 +103,33 @@ def _sort_rows(rows: Array, start: int, end: int, whole: Array, frames: Array) -
 
 
 @kernel()
-def take_tracks(
-    roots: Array, whole: Array, numbers: Array, frames: Array, rows: Array, starts: Array
-) -> tuple[int, bool]:
+def _fetch(roots: Array, whole: Array, walk: Array) -> None:
+    """Walk along all tracks at once, so that their rows are in the near caches when they are asked for.
+
+    From row to row the processor waits for the memory; of several tracks it asks for the next rows at the same time.
+    """
+    n = len(roots)
+    for k in range(n):
+        walk[k] = roots[k]
+    while n > 0:
+        left = 0
+        for k in range(n):
+            after = np.int64(whole[walk[k], FOLLOWING])
+            walk[left] = after
+            left += int(after >= 0)
+        n = left
+
+
+@kernel()
+def take_tracks(roots: Array, whole: Array, frames: Array, rows: Array, starts: Array) -> tuple[int, bool]:
     """Write the rows of each track in the order of their peaks, and mark them as taken (parent -1).
 
     Return how many, and whether a track of them goes over the end of the turn.
 
     Parameters
     ----------
-    whole, numbers
-        Of each row. Nothing is done with numbers but to ask for them: `summaries` comes next.
+    whole
+        Of each row.
     frames
         Of each slot.
     rows
@@ -112,6 +137,8 @@ def take_tracks(
     starts
         Shape (tracks + 1,).
     """
+    if len(whole) > NEAR:
+        _fetch(roots, whole, rows)
     n = 0
     wraps = 0
     for k in range(len(roots)):
@@ -120,7 +147,6 @@ def take_tracks(
         wraps |= whole[row, MARKS]
         while row >= 0:
             rows[n] = row
-            prefetch(numbers, row * WIDTH)
             whole[row, PARENT] = -1
             n += 1
             row = np.int64(whole[row, FOLLOWING])
@@ -292,6 +318,7 @@ def summaries(
     """
     n_motors = motors.shape[1] - 2
     n = 0
+    last = len(rows) - 1
     for t in range(len(order)):
         first, end = starts[order[t]], starts[order[t] + 1]
         name = names[order[t]]
@@ -306,6 +333,8 @@ def summaries(
         before = np.int64(-1)
         for k in range(first, end):
             i = rows[k]
+            # Mostly the tracks lie in this order.
+            prefetch(numbers, rows[min(k + 24, last)] * WIDTH)
             slot = whole[i, SLOT]
             frame = frames[slot, FRAME]
             members[0, n] = name

@@ -46,6 +46,10 @@ def test_groups_are_a_flood_fill(data):
         if maxima[run + first[run] // 64 + k // 64] >> k % 64 & 1
     ]
     assert tops == [i for i, pixel in enumerate(lit) if is_maximum(lit, pixel)]
+    # Who does not ask for the maxima gets the same groups.
+    again = [np.full_like(each, -7) for each in (group, size, near)]
+    assert peak_kernels.groups(weight, runs, n_runs, again[0], again[1], np.empty(0, np.int64), again[2]) == found
+    assert all(np.array_equal(*pair) for pair in zip(again, (group, size, near), strict=True))
 
 
 @settings(max_examples=60)

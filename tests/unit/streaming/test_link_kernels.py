@@ -10,7 +10,7 @@ from naive_links import naive_weight
 from unit.streaming.strategies import images, shapes
 
 from hedmlive.streaming import Background, Linkable, PeakFinder, Recipe, link_kernels, track_kernels
-from hedmlive.streaming.track_kernels import FOLLOWING, LAST, MARKS, PARENT, PEAK, SLOT, WAITING, WRAPS
+from hedmlive.streaming.track_kernels import FOLLOWING, LAST, MARKS, NEAR, PARENT, PEAK, SLOT, WAITING, WRAPS
 
 
 def found_in(image, frame=0):
@@ -117,10 +117,11 @@ def test_near_pairs_are_those_within_reach(a, b, reach, room):
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans()), max_size=15),
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6),
+    st.sampled_from([0, NEAR]),
 )
-def test_tracks_of_rows_are_connected_components(links, stretches):
+def test_tracks_of_rows_are_connected_components(links, stretches, room):
     n = 10
-    whole = fresh_rows(n)
+    whole = fresh_rows(n, room)
     component = [{k} for k in range(n)]
     joined = 0
     for x, y, wrapping in links:
@@ -148,11 +149,11 @@ def test_tracks_of_rows_are_connected_components(links, stretches):
     # Row k is of a frame and has a number that fall as k rises, and the slots of frames lie in no order.
     frames = np.array([[3, 0, 0], [4, 0, 0], [0, 0, 0], [2, 0, 0], [1, 0, 0]], np.int64)
     of_frame = {3: 0, 4: 1, 0: 2, 2: 3, 1: 4}
-    whole[:, SLOT] = [of_frame[(n - 1 - k) // 2] for k in range(n)]
-    whole[:, PEAK] = [(n - 1 - k) % 2 for k in range(n)]
+    whole[:n, SLOT] = [of_frame[(n - 1 - k) // 2] for k in range(n)]
+    whole[:n, PEAK] = [(n - 1 - k) % 2 for k in range(n)]
     rows, starts, names = np.empty(n, np.int64), np.empty(len(ended) + 1, np.int64), np.empty(len(ended), np.int64)
     ended_wraps = any(wrapping and component[root] >= {x} for root in ended for x, _, wrapping in links)
-    _, wraps = track_kernels.take_tracks(np.array(ended, np.int64), whole, np.empty((n, 8)), frames, rows, starts)
+    _, wraps = track_kernels.take_tracks(np.array(ended, np.int64), whole, frames, rows, starts)
     assert wraps == ended_wraps
     got = [rows[starts[k] : starts[k + 1]].tolist() for k in range(len(ended))]
     assert got == [sorted(component[root], reverse=True) for root in ended]
@@ -161,12 +162,12 @@ def test_tracks_of_rows_are_connected_components(links, stretches):
     assert names.tolist() == [1000 * ((n - 1 - each[0]) // 2) + (n - 1 - each[0]) % 2 for each in got]
 
 
-def fresh_rows(n):
-    """Rows of n tracks of one peak each."""
-    whole = np.zeros((n, 8), np.int32)
-    whole[:, PARENT] = whole[:, LAST] = np.arange(n)
-    whole[:, FOLLOWING] = -1
-    whole[:, WAITING] = 1
+def fresh_rows(n, room=0):
+    """Rows of n tracks of one peak each, and room for more; with much room, memory is asked for them beforehand."""
+    whole = np.zeros((n + room, 8), np.int32)
+    whole[:n, PARENT] = whole[:n, LAST] = np.arange(n)
+    whole[:n, FOLLOWING] = -1
+    whole[:n, WAITING] = 1
     return whole
 
 
@@ -179,7 +180,7 @@ def test_long_tracks_are_put_in_order(numbers, n):
     frames = np.repeat(np.arange(9), 3).reshape(9, 3)
     rows, starts = np.empty(60, np.int64), np.empty(2, np.int64)
     roots = np.zeros(min(n, 1), np.int64)
-    track_kernels.take_tracks(roots, whole, np.empty((60, 8)), frames, rows, starts)
+    track_kernels.take_tracks(roots, whole, frames, rows, starts)
     assert np.array(numbers)[rows[: starts[len(roots)]]].tolist() == sorted(numbers[:n])
 
 
@@ -198,7 +199,7 @@ def test_rows_that_are_left_keep_their_order_and_their_tracks(links, taken, slot
     tracks = tracks_of(whole, frames, motors, numbers, n)
     gone = sorted({root for root in taken if whole[root, PARENT] == root})
     rows, starts = np.empty(n, np.int64), np.empty(len(gone) + 1, np.int64)
-    track_kernels.take_tracks(np.array(gone, np.int64), whole, numbers, frames, rows, starts)
+    track_kernels.take_tracks(np.array(gone, np.int64), whole, frames, rows, starts)
     left = [k for k in range(n) if whole[k, PARENT] >= 0]
     place, used = np.empty(n + 1, np.int64), np.zeros(7, np.int64)
     kept = track_kernels.sweep_rows(n, whole, numbers, place, used)
