@@ -67,7 +67,10 @@ class RawArchive:
         self._failed = False
         self._broken = False
         self._finished: h5py.File | None = None
+        self._growing = False
         self._file: h5py.File | None = self._create(start)
+        # Kept, as to look them up with each flush costs more than to write.
+        self._bytes, self._ends = (dataset(self._file, f"entry/documents/{name}") for name in ("bytes", "end"))
         self._resources: dict[str, Mapping[str, Any]] = {}
         self._datums: dict[str, str] = {}
         self._images = ImageStore(self._file, settings, self._read_image)
@@ -117,10 +120,10 @@ class RawArchive:
             self._scan.flush()
             sizes = np.array([len(line) for line in self._lines], np.int64)
             joined = np.frombuffer(b"".join(self._lines), np.uint8)
-            write_rows(dataset(self._file, "entry/documents/bytes"), self._n_bytes, joined)
+            write_rows(self._bytes, self._n_bytes, joined)
             # The end goes last: a reader that sees it finds the bytes there.
-            write_rows(dataset(self._file, "entry/documents/end"), self._n_flushed, self._n_bytes + np.cumsum(sizes))
-            if not self._file.swmr_mode:
+            write_rows(self._ends, self._n_flushed, self._n_bytes + np.cumsum(sizes))
+            if not self._is_growing(self._file):
                 self._file.swmr_mode = True
             self._file.flush()
             self._n_bytes += len(joined)
@@ -233,7 +236,7 @@ class RawArchive:
         Where darks come first nothing is linked before the end: their images begin SWMR, and the file of the frames is
         named after them, or is that of the darks, whose rows are no frames.
         """
-        if self._file is None or self._file.swmr_mode:
+        if self._file is None or self._is_growing(self._file):
             return
         if name == "stream_resource" and doc["mimetype"] == "application/x-hdf5":
             self._link(str(doc["data_key"]), file_path(str(doc["uri"])), doc["parameters"])
@@ -305,6 +308,11 @@ class RawArchive:
         documents.create_dataset("end", (0,), np.int64, maxshape=(None,), chunks=(1 << 10,))
         nexus_group(entry, "instrument", "NXinstrument")
         return file
+
+    def _is_growing(self, file: h5py.File) -> bool:
+        """Tell whether the file is in SWMR mode, in which it then stays."""
+        self._growing = self._growing or file.swmr_mode
+        return self._growing
 
     def _due(self) -> bool:
         if not self._images.laid_out:

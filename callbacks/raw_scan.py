@@ -14,7 +14,7 @@ import numpy as np
 from event_model import unpack_event_page
 
 from ..streaming import SCAN_ROLES, HedmLiveError
-from .hdf5 import dataset, nexus_group, write_rows
+from .hdf5 import nexus_group, write_rows
 from .hedm_group import SCAN_MEANING, RunSummary, unit_of
 from .pending import Described, describe
 from .problems import Problems
@@ -43,7 +43,6 @@ class ScanTable:
     """
 
     def __init__(self, file: h5py.File, settings: Settings, start: Mapping[str, Any]) -> None:
-        self._file = file
         self._settings = settings
         self._roles = Roles(settings, start)
         self._trajectory = RunTrajectory(settings, start, _Unheard())
@@ -68,8 +67,13 @@ class ScanTable:
         self._dirty = [0, 0]
         group = nexus_group(file, PLACE, "NXcollection")
         group.attrs["meaning"] = SCAN_MEANING
+        # Kept open: to look them up by name costs more than to write a row into each of them.
+        self._data: dict[str, h5py.Dataset] = {}
+        self._n_written = 0
         for name, values in self._columns.items():
-            made = group.create_dataset(name, (0,), values.dtype, maxshape=(None,), chunks=(1 << 10,))
+            made = self._data[name] = group.create_dataset(
+                name, (0,), values.dtype, maxshape=(None,), chunks=(1 << 10,)
+            )
             # No attribute can come later: units of devices are in the documents until the run is over.
             if unit := unit_of(name, {}):
                 made.attrs["units"] = unit
@@ -99,13 +103,12 @@ class ScanTable:
         if first == end:
             return
         for name, values in self._columns.items():
-            data = dataset(self._file, f"{PLACE}/{name}")
-            if first > len(data):
-                data.resize(first, axis=0)
-            if end < len(data):
+            data = self._data[name]
+            if end < self._n_written:
                 data[first:end] = values[first:end]
             else:
                 write_rows(data, first, values[first:end])
+        self._n_written = max(self._n_written, end)
         self._dirty = [end, end]
 
     def stamps(self, frames: np.ndarray) -> dict[str, np.ndarray]:

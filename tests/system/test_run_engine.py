@@ -44,7 +44,7 @@ def measure(station: SimulatedStation, live: Any, darks: int = 0) -> RunResult:
         baseline=station.baseline,
     )
     RE(plan)
-    return live.wait(30)[live.uids[-1]]
+    return live.wait(120)[live.uids[-1]]
 
 
 def scanned(way: str, folder: Path, darks: int = 0, **changes: Any) -> RunResult:
@@ -132,7 +132,7 @@ def test_an_aborted_scan_is_reduced_as_far_as_it_came(tmp_path: Path) -> None:
     try:
         with pytest.raises(Exception, match="shutter fell"):
             RE(step_scan([station.detector], station.rotation, 0, 1.0, 9, baseline=station.baseline))
-        [result] = live.wait(20).values()
+        [result] = live.wait(120).values()
     finally:
         live.close()
     assert result.progress.n_frames == 4

@@ -55,7 +55,7 @@ def live_and_replayed(docs: hostile.Documents, settings: dict[str, Any]) -> tupl
     live = HedmLive(settings)
     for name, doc in docs:
         live(name, doc)
-    [result] = live.wait(30).values()
+    [result] = live.wait(120).values()
     live.close()
     assert result.raw is not None
     again = process(open_source(str(result.raw)).documents, load_settings(settings))

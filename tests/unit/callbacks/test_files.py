@@ -98,7 +98,7 @@ def test_a_disk_that_is_really_full(critical: bool, small_disk: Path, tmp_path: 
             break
     live("stop", docs[-1][1])
     try:
-        result = live.wait(30)[hostile.UID]
+        result = live.wait(120)[hostile.UID]
     finally:
         live.close()
     assert ["No space left" in failure for failure in failures] == [True] * critical

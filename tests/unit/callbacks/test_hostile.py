@@ -42,7 +42,7 @@ def test_live_and_replay(case: hostile.Case, tmp_path: Path) -> None:
         for name, doc in docs:
             live(name, doc)
         if case.stops:
-            live.wait(20)
+            live.wait(120)
     finally:
         live.close()
     [result] = live.results.values()

@@ -57,7 +57,7 @@ def test_runs_may_be_interleaved(make: Any, tmp_path: Path) -> None:
     one, two = (hostile.run("array", uid=f"{uid}-run") for uid in ("aaaaaaaa", "bbbbbbbb"))
     for pair in zip(one, two, strict=True):
         feed(live, list(pair))
-    results = live.wait(20)
+    results = live.wait(120)
     assert [dict(result.digests) for result in results.values()] == [{0: hostile.expected_digest()}] * 2
 
 
@@ -88,7 +88,7 @@ def test_nothing_raises_into_the_runengine(name: str, doc: dict[str, Any], make:
     feed(live, docs[:6])
     live(name, doc)
     feed(live, docs[6:])
-    [result] = live.wait(20).values()
+    [result] = live.wait(120).values()
     assert result.digests == {0: hostile.expected_digest()}
 
 
@@ -96,7 +96,7 @@ def test_only_the_newest_runs_are_kept(make: Any) -> None:
     live = make()
     for number in range(40):
         feed(live, hostile.run("array", n_frames=2, uid=f"{number:08d}-run"))
-        live.wait(20)
+        live.wait(120)
     assert len(live.uids) <= 17
     assert len(live.results) <= 17
     assert live.uids[-1] == "00000039-run"
@@ -115,7 +115,7 @@ def test_tiny_memory_reads_back_and_gives_the_same_digest(make: Any, tmp_path: P
     docs = hostile.run("array", n_frames=50)
     feed(live, docs)
     gate.set()
-    [result] = live.wait(20).values()
+    [result] = live.wait(120).values()
     assert result.problems == ()
     assert result.digests == {0: hostile.expected_digest(n_frames=50)}
 
@@ -125,7 +125,7 @@ def test_critical_raw_archive_stops_the_plan(make: Any, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"raw\.h5: .*No space left"):
         feed(live, hostile.run())
     feed(live, hostile.run()[-1:])  # what the RunEngine sends when the plan was stopped
-    [result] = live.wait(20).values()
+    [result] = live.wait(120).values()
     assert [problem for problem in result.problems if "No space left" in problem] == [result.problems[0]]
 
 
@@ -133,7 +133,7 @@ def test_raw_archive_that_is_not_critical(make: Any, tmp_path: Path) -> None:
     parts = Parts(raw_archive=full_raw_archive(FullDisk(2)))
     live = make(parts, archive={"flush_seconds": 1e-9, "critical": False})
     feed(live, hostile.run())
-    [result] = live.wait(20).values()
+    [result] = live.wait(120).values()
     assert len(result.problems) == 1
     assert "No space left" in result.problems[0]
     assert "goes on without a raw archive" in result.problems[0]
@@ -152,7 +152,7 @@ def test_an_archive_that_exists_is_not_overwritten(make: Any, tmp_path: Path) ->
 def test_a_full_disk_for_the_reduced_archive(room: int, make: Any, tmp_path: Path) -> None:
     live = make(Parts(reduced_archive=full_reduced_archive(FullDisk(room))))
     feed(live, hostile.run())
-    [result] = live.wait(20).values()
+    [result] = live.wait(120).values()
     if result.digests:
         assert result.digests == {0: hostile.expected_digest()}
     else:
@@ -165,7 +165,7 @@ def test_a_full_disk_for_the_reduced_archive(room: int, make: Any, tmp_path: Pat
 def test_a_reducer_with_a_defect_costs_its_frame(make: Any) -> None:
     live = make(Parts(reducer=raising_reducer({3})))
     feed(live, hostile.run())
-    [result] = live.wait(20).values()
+    [result] = live.wait(120).values()
     [problem] = result.problems
     assert "frame 3: reducing failed: ZeroDivisionError" in problem
     assert result.digests == {0: hostile.expected_digest([3])}
@@ -177,7 +177,7 @@ def test_a_reducer_that_cannot_be_made(make: Any) -> None:
 
     live = make(Parts(reducer=broken))
     feed(live, hostile.run())
-    [result] = live.wait(20).values()
+    [result] = live.wait(120).values()
     assert len(result.problems) >= 1
     assert result.raw is not None
 
@@ -193,7 +193,7 @@ def test_a_server_that_is_away_for_a_while(make: Any) -> None:
     feed(live, docs[:-1])
     sink.away = False
     feed(live, docs[-1:])
-    [result] = live.wait(20).values()
+    [result] = live.wait(120).values()
     assert sink.metadata["digest"] == result.digests[0]
     assert sum(len(batch["frame"]) for batch in sink.tables["frames"]) == hostile.N_FRAMES
     assert [name for name, _ in sink.documents].count("stream_datum") == hostile.N_FRAMES

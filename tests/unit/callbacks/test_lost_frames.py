@@ -200,7 +200,7 @@ def test_it_is_said_while_no_further_document_comes(tmp_path: Path) -> None:
         assert heard == [5]
         for name, doc in docs[upto + 1 :]:
             live(name, doc)
-        [result] = live.wait(20).values()
+        [result] = live.wait(120).values()
     finally:
         live.close()
     assert [(each.kind, each.frame, each.times) for each in result.warnings] == [("frame-lost", 5, N - 5)]

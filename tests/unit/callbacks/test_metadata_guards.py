@@ -75,7 +75,7 @@ def test_archives_say_it_and_a_replay_says_the_same(fault: faulty.Fault, tmp_pat
     try:
         for name, doc in faulty_scans.documents(fault.scan):
             live(name, doc)
-        [result] = live.wait(20).values()
+        [result] = live.wait(120).values()
     finally:
         live.close()
     assert [each.kind for each in heard] == [fault.kind]
@@ -311,7 +311,7 @@ def test_listeners_hear_at_once_and_may_fail(tmp_path: Path) -> None:
         assert [each.kind for each in live.progress().warnings] == ["distance-mismatch"]
         for name, doc in docs[-3:]:
             live(name, doc)
-        [result] = live.wait(20).values()
+        [result] = live.wait(120).values()
     finally:
         live.close()
     assert heard == [("distance-mismatch", f"hedmlive-{faulty_scans.UID[:8]}")]
@@ -334,7 +334,7 @@ def test_a_server_has_it_before_the_run_is_over(tmp_path: Path) -> None:
         assert sink.metadata["status"] == "running"
         for name, doc in docs[-3:]:
             live(name, doc)
-        [result] = live.wait(20).values()
+        [result] = live.wait(120).values()
     finally:
         live.close()
     assert sink.metadata["guards"] == said(result)

@@ -197,7 +197,7 @@ def test_the_callback_gives_the_same(name: str, tmp_path: Path) -> None:
     try:
         for each in kind.documents(lost=(3,), refused=(5,)):
             live(*each)
-        [result] = live.wait(20).values()
+        [result] = live.wait(120).values()
     finally:
         live.close(5)
     assert dict(result.digests) == {0: direct(kind.planned, kind.roles, absent=(3, 5))}
