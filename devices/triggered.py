@@ -5,8 +5,6 @@ from typing import Any
 from ..streaming.errors import SettingsError
 from .frames import PluginFrames, Writer
 
-_PATIENCE = 10.0
-
 
 class TriggeredDetector(PluginFrames):
     """An area detector whose frames the pulses trigger, and whose HDF5 plugin writes them.
@@ -39,7 +37,8 @@ class TriggeredDetector(PluginFrames):
         self.begin()
         staged: Any = self.device.stage()
         self.dataset = self.device.hdf5.frames_dataset()
-        self.device.cam.acquire.set(1)
+        # Not `set`, which would look for the 1 in a thread of its own, long after it has fallen back.
+        self.device.cam.acquire.put(1)
         return list(staged)
 
     def unstage(self) -> list[object]:
@@ -52,7 +51,7 @@ class TriggeredDetector(PluginFrames):
 
     def disarm(self) -> None:
         """Wait for no more pulses; what has been read out is still written."""
-        self.device.cam.acquire.set(0, timeout=_PATIENCE)
+        self.device.cam.acquire.put(0)
 
     def read_configuration(self) -> dict[str, Any]:
         """Read the detector's configuration."""

@@ -181,7 +181,9 @@ class Facility:
         for written, here in (("5432/", postgres.port), ("6379/", redis.port)):
             assert f":{written}" in text
             text = text.replace(f":{written}", f":{here}/")
-        self.file.write_text(text.replace("port: 8000", f"port: {self.port}") + f"  root_path: {root_path or '/'}\n")
+        self.file.write_text(
+            text.replace("port: 8000", f"port: {self.port}\nscan_every: 1") + f"  root_path: {root_path or '/'}\n"
+        )
         shutil.copy(EXAMPLE / "access.yml", folder)
         (folder / "secret_key").write_text(SECRETS["signature"])
         for name in ("data", "archives"):

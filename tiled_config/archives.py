@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from .archives_nodes import (
     swap_table,
     without_rows,
 )
-from .layout import REDUCED, SUMMARY, ensure_root
+from .layout import REDUCED, SUMMARY, ensure_root, run_tags
 from .sink import LIVE_EVENTS, TiledSink
 from .summary import write_summary
 
@@ -124,6 +124,8 @@ class Archives:
         Seconds that rows are kept after the hand-over.
     clock
         Gives the time, seconds since 1970.
+    may
+        Tells whether a file may be opened for nodes of some access tags. None: all that lies in `folders` may.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Archives:
         drop: Callable[[str, str, int], object] | None = None,
         grace: float = GRACE,
         clock: Callable[[], float] = time.time,
+        may: Callable[[Path, Collection[str]], bool] | None = None,
     ) -> None:
         self._client = client
         self._folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
@@ -144,6 +147,7 @@ class Archives:
         self._drop = drop
         self._grace = grace
         self._clock = clock
+        self._may = may
         self._settled: dict[Path, tuple[int, int, int]] = {}
         self._feeds: dict[str, _Feed] = {}
         self._told: dict[Path, str] = {}
@@ -228,11 +232,14 @@ class Archives:
         attributes = place.attributes
         published = json.loads(str(attributes.get("settings", "{}"))).get("tiled") is not None
         node = self._find(place)
-        if node is None:
+        if node is not None:
+            self._check_owner(place.path, node.access_tags)
+        else:
             if published and age < LEAVE:
                 return False
             metadata = {"attempt": place.attempt, **attributes, "served_from": "archive"}
             start = start_beside(place.path, place.uid, self._readers, self._holds)
+            self._check_owner(place.path, run_tags(self._client, start))
             node = place.ensure(self._client, start, metadata)
             if place.top == REDUCED:
                 self.n_reductions += 1
@@ -253,6 +260,12 @@ class Archives:
         if ours and not sent:
             self._describe(place, node)
         return self._drop_rows(place, children) and not sent
+
+    def _check_owner(self, path: Path, tags: Collection[str] | None) -> None:
+        """Refuse an archive that says it is of a proposal and lies in, or leads to, the folder of another."""
+        may, of = self._may, tags or ()
+        if may is not None:
+            check_links(path, "/", lambda each: may(each, of), deep=True)
 
     def _describe(self, place: Place, node: Any) -> None:
         """Bring what is said of a reduction up to date: what its file says, and what it is searched by."""
@@ -321,6 +334,10 @@ class Archives:
             uid = reader.run_uid
             feed = self._feeds.get(uid)
             if feed is None:
+                start = next((doc for name, doc in reader.documents() if name == "start"), {})
+                tags = run_tags(self._client, start) or ()
+                if self._may is not None and not self._may(path, tags):
+                    raise HedmLiveError(f"lies outside the folders of {', '.join(tags) or 'its proposal'}")
                 sink = TiledSink(self._client, batch_size=LIVE_EVENTS)
                 if sink.has_run(uid):
                     return True

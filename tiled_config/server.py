@@ -151,7 +151,9 @@ class EmbeddedServer:
             if facility is not None:
                 self.api_key = _prepare(facility, self.folder, archives, tell)
                 configuration = facility_configuration(configuration, facility, self.folder / "data")
-            self._server = _make_server(self.folder, folders, configuration, facility)
+            own, prefix = (facility.proposal.folders, facility.proposal.prefix) if facility else ((), "")
+            self.folders = Folders(folders, self.folder, own, prefix)
+            self._server = _make_server(self.folders, configuration, facility)
             self._thread = threading.Thread(
                 target=self._server.run, args=([self._listening],), name="hedmlive-tiled", daemon=True
             )
@@ -313,6 +315,7 @@ def _look_after(
             hand_over=settings.hand_over,
             drop=drop_rows,
             grace=settings.keep_rows,
+            may=server.folders.hold if settings.facility and settings.facility.proposal.folders else None,
         )
         while not ended.is_set():
             wake.clear()
@@ -362,9 +365,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingsError(f"port {port} of {host} is not free: {error.strerror}; choose another") from error
 
 
-def _make_server(
-    folder: Path, readable: Sequence[Path], configuration: Mapping[str, Any], facility: FacilitySettings | None
-) -> Any:
+def _make_server(folders: Folders, configuration: Mapping[str, Any], facility: FacilitySettings | None) -> Any:
     try:
         import uvicorn
         from tiled.config import Config, construct_build_app_kwargs
@@ -381,13 +382,12 @@ def _make_server(
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)
     app = build_app(**construct_build_app_kwargs(Config.model_validate(configuration)))
     proxied: dict[str, Any] = {}
-    own, prefix = (facility.proposal.folders, facility.proposal.prefix) if facility else ((), "")
-    keep_inside(app.state.root_tree, Folders(readable, folder, own, prefix))
+    keep_inside(app.state.root_tree, folders)
     if facility is not None:
         proxied = {"root_path": facility.root_path, "forwarded_allow_ips": list(facility.trusted_proxies)}
     return uvicorn.Server(
         uvicorn.Config(
-            RootPath(Readiness(ClosedRoutes(app), checks_of(app, folder / "data"))),
+            RootPath(Readiness(ClosedRoutes(app), checks_of(app, folders.uploads))),
             loop="asyncio",
             lifespan="on",
             log_config=None,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import hostile
 import httpx
 import pytest
@@ -184,6 +186,36 @@ def test_after_the_run_the_archive_is_served_in_its_place(site: Facility, keys: 
     # What lies in the archive alone has the run's tag, too.
     pixels = f"/table/full/reduced/{runs.other.uid}/attempt-0000/pixels"
     assert [get(site, pixels, keys[key]).status_code for key in ("carol", "alice")] == [200, 404]
+
+
+def test_an_archive_in_the_folder_of_another_proposal_is_not_served(
+    site: Facility, keys: dict[str, str], runs: Any
+) -> None:
+    """Who may write into a folder would else show what others own, or add to what they see."""
+    for number, (place, proposal) in enumerate((("1002", "1001"), ("1001", "1001"))):
+        folder, uid = site.folder / "archives" / place / f"said-{number}", f"said-{number}"
+        docs = hostile.run(uid=uid)
+        docs[0] = ("start", {**docs[0][1], "proposal_id": proposal})
+        process(docs, load_settings(hostile.settings(folder)), write_raw=True, stem="scan")
+    # What is said of theirs, by way of ours.
+    theirs, ours = (site.folder / "archives" / place for place in ("1002/said-0", "1001/said-1"))
+    for kind in ("raw", "reduced"):
+        shutil.copy(ours / f"scan_{kind}.h5", ours / f"link_{kind}.h5")
+    with h5py.File(ours / "link_reduced.h5", "a") as file:
+        del file["reduction_0000"]
+        file["reduction_0000"] = h5py.ExternalLink(theirs / "scan_reduced.h5", "reduction_0000")
+    refused = {f"{theirs}/scan_raw.h5": "", f"{theirs}/scan_reduced.h5": "", f"{ours}/link_reduced.h5": theirs}
+
+    def told() -> bool:
+        lines = [line for line in (site.folder / "said").read_text().split("! ") if "lies outside the folders" in line]
+        texts = ["".join(line.split()) for line in lines]
+        return all(any(path in text and str(to) in text for text in texts) for path, to in refused.items())
+
+    wait("a complaint", told)
+    wait("ours", lambda: get(site, "/metadata/reduced/said-1/attempt-0000", keys["alice"]).status_code == 200)
+    assert get(site, "/metadata/reduced/said-0", keys["publisher"]).status_code == 404
+    assert get(site, "/metadata/raw/said-0", keys["publisher"]).status_code == 404
+    assert get(site, "/metadata/reduced/said-1/attempt-0001", keys["publisher"]).status_code == 404
 
 
 def kill(site: Facility) -> None:
