@@ -1,12 +1,12 @@
 """The callback: subscribe it to a RunEngine, and every HEDM run is archived, reduced and published while it runs."""
 
-import atexit
 import importlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ class HedmLive:
             DetectorReduction(self.settings, number)
         # And so must a far-field result.
         read_far_fields(self.settings.hedm)
-        atexit.register(self.close)
+        # As atexit, and in a process that `multiprocessing` started, too, as the queue server does with its worker.
+        self._at_exit = Finalize(None, self.close, exitpriority=10)
         self._warming = threading.Thread(target=_warm, args=(self.settings,), name="hedmlive-warm", daemon=True)
         self._warming.start()
 
@@ -163,7 +164,7 @@ class HedmLive:
 
     def close(self, timeout: float = 30) -> None:
         """Finish: reduce what was handed over, write the ends of the archives, and stop publishing."""
-        atexit.unregister(self.close)
+        self._at_exit.cancel()
         self._warming.join(timeout)
         for run in list(self._runs.values()):
             run.close(timeout)

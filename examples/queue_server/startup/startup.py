@@ -12,7 +12,6 @@ the devices themselves.
 
 import os
 from collections.abc import Generator
-from multiprocessing.util import Finalize
 from typing import Any
 
 from bluesky import RunEngine
@@ -50,8 +49,6 @@ hedm_live = hedm_live_init(
 _warnings = devices.LiveWarnings()
 if hedm_live is not None:
     hedm_live.on_warning(_warnings.put)
-    # The worker's process ends without Python's own tidying up: what is still reduced then is finished here.
-    Finalize(None, hedm_live.close, exitpriority=10)
 
 
 def reduced(seconds: float = 60.0) -> dict[str, Any]:
