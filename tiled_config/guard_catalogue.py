@@ -153,7 +153,9 @@ class _CheckedNode:
         """Change where the data of this node lie."""
         folders: Folders | None = getattr(self.context, "hedmlive_folders", None)
         if folders is not None:
-            held = {each.id: each for each in await self.data_sources(include_assets=True)}  # type: ignore[attr-defined]
+            # Files may be thousands, and are sent again with each event; of what is there only a database matters.
+            whole = _KEPT in data_source.parameters
+            held = {each.id: each for each in await self.data_sources(include_assets=whole)}  # type: ignore[attr-defined]
             if data_source.id not in held:
                 raise HTTPException(HTTPStatus.NOT_FOUND, f"No data_source {data_source.id} on this node.")
             check_changed(folders, data_source, held[data_source.id], self.access_tags)
