@@ -200,6 +200,7 @@ class _LiveRun:
         self._done = done
         self._told = told
         self._n_told = 0
+        self._n_flushes = 0
         self._problems = Problems(str(start["uid"]))
         folder, stem = settings.archive.folder, run_stem(settings, start)
         self._reduced_path = folder / f"{stem}_reduced.h5"
@@ -358,7 +359,11 @@ class _LiveRun:
             if not len(self._backlog):
                 reduction.settle()
             self._note_reduced(reduction)
-        reduction.flush_if_due()
+        publisher = self.publisher
+        reduction.flush_if_due(wanted=publisher is not None and publisher.hungry)
+        if publisher is not None and reduction.n_flushes > self._n_flushes:
+            self._n_flushes = reduction.n_flushes
+            publisher.feed()
         if self._raw is not None:
             try:
                 self._raw.flush_if_due()

@@ -3,9 +3,10 @@
 The archive is the queue: what the server has not taken lies there, so nothing piles up in memory and nothing is lost
 when the server is slow, gone or started anew. Batches are cut by row range and numbered from 1.
 
-Rows wait at most about `latency`: a quarter of it for the archive to be flushed, half of it for the next round, and
-the rest for the server. The documents of the run itself are sent from another thread: one costs the server more than
-a batch of rows does, and nobody looks at them live.
+A publisher that has sent what there is says that it is hungry: then the archive is flushed with the next frame, and
+what that brings is sent at once, so that a row waits for the server only. Without that it looks every `latency`. The
+documents of the run itself are sent from another thread: one costs the server more than a batch of rows does, and
+nobody looks at them live.
 """
 
 import threading
@@ -93,6 +94,9 @@ class Publisher:
         self._progress = progress
         self._clock = clock
         self._wake = threading.Event()
+        self._fed = threading.Event()
+        self.hungry = False
+        "Whether all that was flushed is sent, so that more could be."
         self._final: Mapping[str, Any] | None = None
         self._gave_up = threading.Event()
         self._sinks: dict[int, ResultSink] = {}
@@ -150,10 +154,15 @@ class Publisher:
         self._n_reduced[detector] = number
         self._waiting.setdefault(detector, deque()).append((number, came))
 
+    def feed(self) -> None:
+        """Say that there are new rows in the archive."""
+        self._fed.set()
+
     def finish(self, final: Mapping[str, Any]) -> None:
         """Say that the archive is finished; `final` is written with every reduction."""
         self._final = final
         self._wake.set()
+        self._fed.set()
         if self._raw is not None:
             self._raw.finish()
 
@@ -170,6 +179,7 @@ class Publisher:
         """Stop trying; what is not published stays in the archives."""
         self._gave_up.set()
         self._wake.set()
+        self._fed.set()
         if self._raw is not None:
             self._raw.give_up()
         self._thread.join(10)
@@ -187,9 +197,11 @@ class Publisher:
                     self._state = "done"
                     break
                 self._state = "publishing"
-                # Two rounds in the time that rows may wait; a slow server has a fifth of its time to itself.
-                took = self._clock() - began
-                wait = max(self._settings.latency / 2 - took, took / 4, 0.005)
+                # A slow server has a fifth of its time to itself.
+                self._pause(max((self._clock() - began) / 4, 0.005))
+                self._await_rows()
+                wait = self._settings.latency
+                continue
             except BatchTooLarge as error:
                 if self._rows == 1:
                     self._end(error)
@@ -202,13 +214,24 @@ class Publisher:
             except Exception as error:
                 self._fail(error)
                 wait = min(2 * max(wait, self._settings.latency), LONGEST_WAIT)
-            self._wake.wait(wait)
-            if not self._gave_up.is_set() and self._final is None:
-                self._wake.clear()
+            self._pause(wait)
         if self._state != "done":
             self._state = "ended"
         self._drop_sinks()
         self._archive.release()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, unless the end is near."""
+        self._wake.wait(seconds)
+        if not self._gave_up.is_set() and self._final is None:
+            self._wake.clear()
+
+    def _await_rows(self) -> None:
+        self.hungry = True
+        self._fed.wait(self._settings.latency)
+        self.hungry = False
+        # Before they are looked for: what is said from now on is for the next time.
+        self._fed.clear()
 
     def _end(self, error: Exception) -> None:
         self._error = str(error)
@@ -239,14 +262,17 @@ class Publisher:
 
     def _sink(self, attempt: int) -> ResultSink:
         if attempt not in self._sinks:
-            # Kept from the first on, so that it is closed if what follows fails.
-            sink = self._sinks[attempt] = self._make()
-            # Running until the last row is there, though the archive may be finished since long.
-            metadata = {**self._archive.attributes(attempt), "status": "running", "attempt": attempt}
-            tables = {name: table for name, table in self._archive.tables.items() if name != "pixels"}
-            sink.open_reduction(self._run_uid, attempt, start=self._start, metadata=metadata, tables=tables)
-            for table in tables:
-                self._sent[attempt, table] = sink.stored(table)
+            sink = self._make()
+            try:
+                # Running until the last row is there, though the archive may be finished since long.
+                metadata = {**self._archive.attributes(attempt), "status": "running", "attempt": attempt}
+                tables = {name: table for name, table in self._archive.tables.items() if name != "pixels"}
+                sink.open_reduction(self._run_uid, attempt, start=self._start, metadata=metadata, tables=tables)
+                self._sent |= {(attempt, table): sink.stored(table) for table in tables}
+            except BaseException:
+                sink.close()
+                raise
+            self._sinks[attempt] = sink
         return self._sinks[attempt]
 
     def _send(self, sink: ResultSink, attempt: int) -> None:

@@ -31,6 +31,7 @@ from .reduced_archive import ReducedArchive
 from .settings import Settings
 from .trajectory import RunTrajectory
 
+_FLUSH_EVERY = 0.2  # s
 _GIVE_UP_BATCHES = 4096
 _NEWLY = 4096  # frames whose time is kept for who asks; a replay does not
 _LOOK_SECONDS = 0.5
@@ -107,7 +108,9 @@ class RunReduction:
         self._lagging: set[Reader] = set()
         self._places = FramePlaces()
         self._missing: tuple[str, ...] = ()
-        self._flush_at = self._look_again_at = self._clock()
+        self._flush_at = self._flush_soonest = self._look_again_at = self._clock()
+        self.n_flushes = 0
+        "How often rows were written to the reduced archive."
         self._newly_reduced: deque[tuple[int, float]] = deque(maxlen=_NEWLY)
         self._unwritten = 0
         self._threads = settings.worker.threads
@@ -154,9 +157,10 @@ class RunReduction:
         found, self._newly_reduced = self._newly_reduced, deque(maxlen=_NEWLY)
         return list(found)
 
-    def flush_if_due(self) -> None:
-        """Write the new rows if they have waited long enough."""
-        if self.archive is not None and self._clock() >= self._flush_at:
+    def flush_if_due(self, *, wanted: bool = False) -> None:
+        """Write the new rows if they have waited long enough, or if somebody waits for them."""
+        due = self._flush_soonest if wanted and self._unwritten else self._flush_at
+        if self.archive is not None and self._clock() >= due:
             self._flush_archive()
         now, guards = self._clock(), self._guards
         if guards is not None:
@@ -467,10 +471,11 @@ class RunReduction:
     def _flush_archive(self) -> None:
         began = self._clock()
         self._try_flush()
+        self.n_flushes += 1
         now = self._clock()
-        due = 0.2 if self.settings.tiled is None else min(0.2, self.settings.tiled.latency / 4)
         # On a slow disk, or a busy machine, more than a fifth of the time must not go into it.
-        self._flush_at = now + max(due, min(1.0, 4 * (now - began)))
+        self._flush_soonest = now + min(1.0, 4 * (now - began))
+        self._flush_at = max(now + _FLUSH_EVERY, self._flush_soonest)
 
     def _try_flush(self) -> None:
         if self.archive is None:

@@ -1,6 +1,7 @@
 """The live callback: other runs, strangers, many runs, a full disk, a defect, a server that is gone."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,21 @@ def test_a_server_that_is_away_for_a_while(make: Any) -> None:
     assert sink.metadata["digest"] == result.digests[0]
     assert sum(len(batch["frame"]) for batch in sink.tables["frames"]) == hostile.N_FRAMES
     assert [name for name, _ in sink.documents].count("stream_datum") == hostile.N_FRAMES
+
+
+def test_rows_wait_for_the_server_only(make: Any) -> None:
+    sink = KeepingSink()
+    live = make(sink=lambda: sink, tiled={"uri": "http://127.0.0.1:9", "latency": 3600})
+    live.ready(120)
+    docs = hostile.run()
+    feed(live, docs[:-1])
+    deadline = time.monotonic() + 60
+    while sum(len(batch["frame"]) for batch in sink.tables.get("frames", [])) < hostile.N_FRAMES:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    feed(live, docs[-1:])
+    [result] = live.wait(120).values()
+    assert sink.metadata["digest"] == result.digests[0]
 
 
 def test_a_server_that_is_gone_costs_nothing_but_publishing(make: Any) -> None:

@@ -99,6 +99,20 @@ def test_one_request_brings_all_tables_frames_last(archive: ReducedArchive) -> N
     assert sink.metadata["status"] == "complete"
 
 
+def test_a_hungry_publisher_sends_what_it_is_fed_at_once(archive: ReducedArchive) -> None:
+    sink = Sink()
+    settings = TiledSettings(uri="http://127.0.0.1:1", latency=3600)
+    made = Publisher(lambda: sink, archive, "run", {"uid": "run"}, settings, Problems("run"))
+    for first in (0, 2):
+        wait_until(lambda: made.hungry)
+        add(archive, range(first, first + 2))
+        made.feed()
+        wait_until(lambda n=first: made.n_rows == 5 * (n + 2))
+    wait_until(lambda: made.hungry)
+    end(made, archive)
+    assert stored(sink, "frames", "frame") == list(range(4))
+
+
 def test_frames_wait_until_the_last_of_their_peaks_is_sent(archive: ReducedArchive) -> None:
     sink = Sink()
     add(archive, range(4))
@@ -137,6 +151,25 @@ def test_a_server_that_takes_not_even_one_row_is_given_up(archive: ReducedArchiv
     assert made.wait(LIMIT)
     state = made.state
     assert (state.state, state.n_rows, state.n_waiting, state.error) == ("ended", 0, 10, "413")
+    archive.finish("complete", {})
+
+
+def test_a_reduction_that_cannot_be_opened_is_given_up_with_the_reason(archive: ReducedArchive) -> None:
+    class Refusing(Sink):
+        closed = 0
+
+        def stored(self, table: str) -> tuple[int, int]:
+            raise BatchTooLarge("413 for the opening")
+
+        def close(self) -> None:
+            self.closed += 1
+
+    sink = Refusing()
+    add(archive, range(2))
+    made = publisher(archive, sink, rows=4)
+    assert made.wait(LIMIT)
+    assert (made.state.state, made.state.error) == ("ended", "413 for the opening")
+    assert sink.closed == sink.opened == 3
     archive.finish("complete", {})
 
 
