@@ -18,20 +18,14 @@ from weakref import WeakKeyDictionary
 import anyio
 import pyarrow as pa
 from fastapi import APIRouter, Depends, HTTPException, Request, Response, Security
-from tiled.server.authentication import (
-    check_scopes,
-    get_current_access_tags,
-    get_current_principal,
-    get_current_scopes,
-    get_session_state,
-)
+from tiled.server.authentication import check_scopes
 from tiled.server.core import NoEntry
-from tiled.server.dependencies import get_entry, get_root_tree
 from tiled.structures.core import StructureFamily
 from tiled.utils import APACHE_ARROW_FILE_MIME_TYPE
 
 from .adapters import LockedSQLAdapter, append_together
 from .appending import unpacked
+from .asker import Asker
 
 _SCOPES = ["write:data"]
 _MOST_KNOWN = 256
@@ -43,57 +37,38 @@ Rows that come within a second of its removal are stored for nobody, as those th
 router = APIRouter()
 
 
-class _Writer:
-    """Who asks, and what of the tree may be seen; one for a request."""
+async def _tables(asker: Asker, path: str, names: Collection[str]) -> list[Any]:
+    """Return tables of a reduction that may be written to; all are looked up at once, at the cost of one."""
+    there = await _children(asker, path, set(names))
+    found: list[Any] = []
+    for name in names:
+        node = there.get(name)
+        if getattr(node, "structure_family", None) != StructureFamily.table:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"No such entry: {path}/{name}")
+        if not await asker.may("write:data", node):
+            raise HTTPException(HTTPStatus.FORBIDDEN, f"Not enough permissions to write to {path}/{name}")
+        found.append(node)
+    return found
 
-    def __init__(
-        self,
-        request: Request,
-        principal: Annotated[Any, Depends(get_current_principal)],
-        root_tree: Annotated[Any, Depends(get_root_tree)],
-        session_state: Annotated[Any, Depends(get_session_state)],
-        access_tags: Annotated[Any, Depends(get_current_access_tags)],
-        scopes: Annotated[Any, Depends(get_current_scopes)],
-    ) -> None:
-        self._request = request
-        self._who = (principal, access_tags, scopes)
-        self._root = root_tree
-        self._session_state = session_state
 
-    async def tables(self, path: str, names: Collection[str]) -> list[Any]:
-        """Return tables of a reduction that may be written to; all are looked up at once, at the cost of one."""
-        policy = getattr(self._request.app.state, "access_policy", None)
-        there = await self._children(path, set(names), policy)
-        found: list[Any] = []
-        for name in names:
-            node = there.get(name)
-            if getattr(node, "structure_family", None) != StructureFamily.table:
-                raise HTTPException(HTTPStatus.NOT_FOUND, f"No such entry: {path}/{name}")
-            if policy is not None and "write:data" not in await policy.allowed_scopes(node, *self._who):
-                raise HTTPException(HTTPStatus.FORBIDDEN, f"Not enough permissions to write to {path}/{name}")
-            found.append(node)
-        return found
+async def _children(asker: Asker, path: str, names: set[str]) -> Mapping[str, Any]:
+    """Return what the node of a reduction holds, if all of these are among it: as it is, or was a moment ago."""
+    if not asker.owns_all or not hasattr(asker.root, "lookup_adapter"):
+        return dict(await (await asker.entry(path, _SCOPES, StructureFamily.container)).items_range())
+    # Whoever came this far may write everywhere: the node is found at once, not step by step.
+    lately, now = _lately.setdefault(asker.root.context, {}), time.monotonic()
+    if path not in lately or now > lately[path][0] or not names <= lately[path][1].keys():
+        lately[path] = now + _KEPT, dict(await (await _anywhere(asker.root, path)).items_range())
+        for each in [each for each, (until, _) in lately.items() if now > until]:
+            del lately[each]
+    return lately[path][1]
 
-    async def _children(self, path: str, names: set[str], policy: Any) -> Mapping[str, Any]:
-        """Return what the node of a reduction holds, if all of these are among it: as it is, or was a moment ago."""
-        if policy is None and hasattr(self._root, "lookup_adapter"):
-            # Whoever came this far may write everywhere: the node is found at once, not step by step.
-            lately, now = _lately.setdefault(self._root.context, {}), time.monotonic()
-            if path not in lately or now > lately[path][0] or not names <= lately[path][1].keys():
-                lately[path] = now + _KEPT, dict(await (await self._anywhere(path)).items_range())
-                for each in [each for each, (until, _) in lately.items() if now > until]:
-                    del lately[each]
-            return lately[path][1]
-        family = {StructureFamily.container}
-        state = self._session_state, self._request.state.metrics
-        node = await get_entry(path, _SCOPES, *self._who, self._root, *state, family, policy)
-        return dict(await node.items_range())
 
-    async def _anywhere(self, path: str) -> Any:
-        try:
-            return await self._root.lookup_adapter([part for part in path.split("/") if part])
-        except NoEntry:
-            raise HTTPException(HTTPStatus.NOT_FOUND, f"No such entry: {path}") from None
+async def _anywhere(root: Any, path: str) -> Any:
+    try:
+        return await root.lookup_adapter([part for part in path.split("/") if part])
+    except NoEntry:
+        raise HTTPException(HTTPStatus.NOT_FOUND, f"No such entry: {path}") from None
 
 
 _lately: "WeakKeyDictionary[Any, dict[str, tuple[float, Mapping[str, Any]]]]" = WeakKeyDictionary()
@@ -118,13 +93,13 @@ async def _adapter(node: Any, name: str) -> LockedSQLAdapter:
 
 
 @router.patch("/hedm/append/{path:path}", dependencies=[Security(check_scopes, scopes=_SCOPES)])
-async def append(path: str, request: Request, writer: Annotated[_Writer, Depends()]) -> Response:
+async def append(path: str, request: Request, asker: Annotated[Asker, Depends()]) -> Response:
     """Append a batch to each of some tables of a reduction."""
     try:
         batches = unpacked(await request.body())
     except ValueError as error:
         raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from None
-    nodes = await writer.tables(path, batches)
+    nodes = await _tables(asker, path, batches)
     wanted = [
         (await _adapter(node, name), rows) for node, (name, (_, rows)) in zip(nodes, batches.items(), strict=True)
     ]

@@ -18,19 +18,13 @@ import anyio
 import numpy as np
 import orjson
 import pyarrow as pa
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response, Security
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Response, Security
 from tiled.adapters.core import Adapter
-from tiled.server.authentication import (
-    check_scopes,
-    get_current_access_tags,
-    get_current_principal,
-    get_current_scopes,
-    get_session_state,
-)
-from tiled.server.dependencies import get_entry, get_root_tree
+from tiled.server.authentication import check_scopes
 from tiled.structures.core import StructureFamily
 
 from ..streaming import SettingsError
+from .asker import Asker
 from .layout import table_identity
 from .queries import TRACK, Condition, RowQuery, check_columns, parse, parse_annulus
 
@@ -57,39 +51,17 @@ _SCOPES = ["read:data"]
 router = APIRouter()
 
 
-class _Asker:
-    """Who asks, and what of the tree may be seen; one for a request."""
-
-    def __init__(
-        self,
-        request: Request,
-        principal: Annotated[Any, Depends(get_current_principal)],
-        root_tree: Annotated[Any, Depends(get_root_tree)],
-        session_state: Annotated[Any, Depends(get_session_state)],
-        access_tags: Annotated[Any, Depends(get_current_access_tags)],
-        scopes: Annotated[Any, Depends(get_current_scopes)],
-    ) -> None:
-        self._request = request
-        self._who = (principal, access_tags, scopes, root_tree, session_state)
-
-    async def table(self, path: str) -> Any:
-        """Return the adapter of a table, if it is there and may be read."""
-        entry = await get_entry(
-            path,
-            _SCOPES,
-            *self._who,
-            self._request.state.metrics,
-            {StructureFamily.table},
-            getattr(self._request.app.state, "access_policy", None),
-        )
-        # A node of the catalogue finds its adapter in the database; other trees are made of adapters.
-        return await entry.get_adapter() if hasattr(entry, "get_adapter") else entry
+async def _table(asker: Asker, path: str) -> Any:
+    """Return the adapter of a table, if it is there and may be read."""
+    entry = await asker.entry(path, _SCOPES, StructureFamily.table)
+    # A node of the catalogue finds its adapter in the database; other trees are made of adapters.
+    return await entry.get_adapter() if hasattr(entry, "get_adapter") else entry
 
 
 @router.get("/hedm/rows/{path:path}", dependencies=[Security(check_scopes, scopes=_SCOPES)])
 async def rows(
     path: str,
-    asker: Annotated[_Asker, Depends()],
+    asker: Annotated[Asker, Depends()],
     column: Annotated[list[str] | None, Query()] = None,
     where: Annotated[list[str] | None, Query()] = None,
     annulus: Annotated[list[str] | None, Query(max_length=MOST_ANNULI)] = None,
@@ -98,7 +70,7 @@ async def rows(
     accept: Annotated[str, Header()] = ARROW,
 ) -> Response:
     """Return a page of the rows of a table that fulfil all conditions."""
-    adapter = await asker.table(path)
+    adapter = await _table(asker, path)
     try:
         schema: pa.Schema = adapter.structure().arrow_schema_decoded
         types = _types(schema)
@@ -116,7 +88,7 @@ async def rows(
         wanted = _paged(wanted, after, schema)
         of_tracks = tuple(each for each in conditions if each.column not in types)
         if of_tracks:
-            members = await asker.table(path[: -len(name)] + "members")
+            members = await _table(asker, path[: -len(name)] + "members")
             wanted = await anyio.to_thread.run_sync(partial(_of_tracks, wanted, of_tracks, members))
         found, following = await anyio.to_thread.run_sync(partial(select, adapter, wanted))
     except SettingsError as error:
