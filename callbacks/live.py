@@ -1,5 +1,6 @@
 """The callback: subscribe it to a RunEngine, and every HEDM run is archived, reduced and published while it runs."""
 
+import atexit
 import importlib
 import os
 import threading
@@ -82,7 +83,9 @@ class HedmLive:
             DetectorReduction(self.settings, number)
         # And so must a far-field result.
         read_far_fields(self.settings.hedm)
-        # As atexit, and in a process that `multiprocessing` started, too, as the queue server does with its worker.
+        # The second is for processes that `multiprocessing` started, which know no atexit: a queue server's worker is
+        # one. The first comes before what was imported earlier is tidied up, of which `multiprocessing` is a part.
+        atexit.register(self.close)
         self._at_exit = Finalize(None, self.close, exitpriority=10)
         self._warming = threading.Thread(target=_warm, args=(self.settings,), name="hedmlive-warm", daemon=True)
         self._warming.start()
@@ -164,6 +167,7 @@ class HedmLive:
 
     def close(self, timeout: float = 30) -> None:
         """Finish: reduce what was handed over, write the ends of the archives, and stop publishing."""
+        atexit.unregister(self.close)
         self._at_exit.cancel()
         self._warming.join(timeout)
         for run in list(self._runs.values()):

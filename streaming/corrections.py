@@ -67,7 +67,7 @@ class Prepared:
         flat = np.empty((0, 0)) if self.flat is None else self.flat
         # float(info.max) may round up: what reaches it is full scale instead of being converted.
         lowest, full, top = float(info.min), float(info.max), dtype.type(info.max)
-        if _whole_cut(np.ascontiguousarray(level), threshold, flat, lowest, full, top, cut):
+        if _whole_cut(np.ascontiguousarray(level), float(threshold), flat, lowest, full, top, cut):
             exact = level + (threshold if self.flat is None else threshold * self.flat)
             least = np.nanmin(exact if self.invalid is None else exact[~self.invalid], initial=np.inf)
             if least < info.min:
