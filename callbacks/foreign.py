@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +14,6 @@ from .foreign_groups import detectors_of
 from .foreign_look import Look
 from .foreign_scan import Finished, Follow, Scan, ScanLook, content_uid, resource_of
 from .problems import Problems
-from .raw_archive import RawArchive
-from .run import RunReduction
 from .settings import Settings
 
 IMAGE = "image"
@@ -26,33 +24,19 @@ Result = TypeVar("Result")
 
 
 class Aside:
-    """What the maker of documents says beside them; deaf until `process` joins the reduction to it."""
+    """What the maker of documents says beside them; deaf until `process` lets it say its problems."""
 
     def __init__(self) -> None:
         self._problems: Problems | None = None
-        self._idle: Callable[[], None] | None = None
 
-    def join(self, problems: Problems, reduction: RunReduction, raw: RawArchive | None) -> None:
-        """Say where problems go, and what has something to do while nothing new is there."""
-
-        def idle() -> None:
-            # Frames that were told must not wait for those that were not.
-            reduction.settle()
-            reduction.flush_if_due()
-            if raw is not None:
-                raw.flush_if_due()
-
-        self._problems, self._idle = problems, idle
+    def join(self, problems: Problems) -> None:
+        """Say where problems go."""
+        self._problems = problems
 
     def problem(self, message: str) -> None:
         """Name a problem of a file."""
         if self._problems is not None:
             self._problems.add("foreign-file", message)
-
-    def idle(self) -> None:
-        """Say that nothing new is there."""
-        if self._idle is not None:
-            self._idle()
 
 
 def scan_of(path: Path, settings: Settings | None = None) -> Scan:
@@ -146,7 +130,6 @@ def followed_documents(
         if look.finished:
             break
         while (later := follow(composed.n_told)) is None:
-            aside.idle()
             yield None
         look = later
     for note in look.notes:

@@ -144,7 +144,7 @@ def process_in_steps(
         if reduction.archive is None:
             raise ArchiveError(problems.kept[-1].message)
         if aside is not None:
-            aside.join(problems, reduction, raw)
+            aside.join(problems)
         return (yield from _process(reduction, chain([(name, start)], iterator), raw, sink, watch, publish_seconds))
     finally:
         if raw is not None:
@@ -170,6 +170,8 @@ def _process(
                 name, doc = each
                 archived = None if raw is None else _archive(raw, name, doc, problems)
                 reduction.push(name, doc, archived=archived)
+            else:
+                _idle(reduction, raw, publisher)
             watch(reduction.progress)
             yield each is not None
         result = reduction.finish()
@@ -185,6 +187,17 @@ def _process(
         if publisher is not None:
             publisher.give_up()
         reduction.close()
+
+
+def _idle(reduction: RunReduction, raw: RawArchive | None, publisher: Publisher | None) -> None:
+    """Do what must not wait for a document that is not there yet."""
+    reduction.settle()
+    n_flushes = reduction.n_flushes
+    reduction.flush_if_due(wanted=publisher is not None and publisher.hungry)
+    if publisher is not None and reduction.n_flushes > n_flushes:
+        publisher.feed()
+    if raw is not None:
+        raw.flush_if_due()
 
 
 def _archive(raw: RawArchive, name: str, doc: Mapping[str, Any], problems: Problems) -> Mapping[str, Any] | None:

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,13 @@ import pytest
 from browser import page
 from live_feeding import Feeder
 from proxy import Proxy, proxy
-from services import SECRETS, SmallFacility, small_facility, wait
+from services import LIMIT, SECRETS, SmallFacility, small_facility, wait
 from tiled.client import from_context
 from tiled.client.context import Context
 
-from hedmlive.callbacks import ReducedArchiveReader, RunResult, load_settings, make_sink, process
+from hedmlive.callbacks import ReducedArchiveReader, RunResult, load_settings, make_sink
+from hedmlive.callbacks.foreign import result_of
+from hedmlive.callbacks.replay import process_in_steps
 from hedmlive.streaming import TABLES
 from hedmlive.tiled_config import catalogue, connect, disconnect, read_table
 from hedmlive.tiled_config.preflight import check_server
@@ -71,6 +74,14 @@ class Reader(threading.Thread):
             self.error = error
 
 
+def idle_until(what: str, done: Callable[[], bool]) -> Iterator[None]:
+    deadline = time.monotonic() + LIMIT
+    while not done():
+        assert time.monotonic() < deadline, f"{what}: waited for {LIMIT:.0f} s"
+        yield
+        time.sleep(0.02)
+
+
 def healthz(before: Proxy) -> int:
     return httpx.get(f"{before.address}/healthz").status_code
 
@@ -96,12 +107,13 @@ def published_and_followed(
     readers: list[Reader] = []
     alice = site.key("alice", "reader")
 
-    def documents() -> Iterator[tuple[str, dict[str, Any]]]:
+    def documents() -> Iterator[tuple[str, dict[str, Any]] | None]:
         for name, doc in hostile.run(uid="through", n_frames=N_FRAMES):
             match doc.get("seq_num") if name == "event" and "omega" in doc["data"] else None:
                 case 20:
                     readers.append(Reader(before.address, alice, "through"))
-                    wait("the first rows", lambda: any(map(len, readers[0].rows.values())))
+                    # What was pushed is written and published meanwhile, as it is while a file does not grow.
+                    yield from idle_until("the first rows", lambda: any(map(len, readers[0].rows.values())))
                 case 25:
                     site.served.close()
                     wait(
@@ -115,7 +127,8 @@ def published_and_followed(
             yield name, {**doc, "proposal_id": 1001} if name == "start" else doc
 
     settings = hostile.settings(tmp_path, tiled={"uri": before.address, "latency": 0.01, "raw": False})
-    result = process(documents(), load_settings(settings), sink=partial(make_sink, "tiled", before.address, publisher))
+    sink = partial(make_sink, "tiled", before.address, publisher)
+    result = result_of(process_in_steps(documents(), load_settings(settings), sink=sink))
     assert [line for line in result.problems if "trying on" not in line] == []
     client = catalogue(before.address, publisher)
     reduction = client["reduced/through/attempt-0000"]
