@@ -5,7 +5,8 @@ Usage: python benchmarks/frontier.py [--imaged11 PYTHON] [--profile] [--frames 3
 Spots are ellipses on a 2048 x 2048 detector, Gaussian in omega and dty, in about as many pixels as on a real far-field
 detector (50 to 60 each at threshold 25). Their peaks are found by `PeakFinder` off the clock; on it are `Linker` and
 `Tracker`, one frame after the other in one thread. Times are those of the processor. Memory is what Python's allocator
-and numpy hold once a frame is done, beyond what was there before the first, by `tracemalloc`, in a pass of its own.
+and numpy hold once a frame is done, beyond what was there before the first, by `tracemalloc`, and the rows of open
+tracks, in a pass of its own.
 
 PYTHON is that of an environment with ImageD11: it links the same peaks in batch, in a process of its own, by turns.
 """
@@ -227,7 +228,7 @@ def memory(scan: Scan, n_visible: int, max_distance: float | None) -> None:
         following.push(position, found)
         del found
         if (number + 1) % max(n // SAMPLES, 1) == 0:
-            now, most = (each - before for each in tracemalloc.get_traced_memory())
+            now, most = (each - before + following.tracker.n_bytes for each in tracemalloc.get_traced_memory())
             rows = int(following.tracker.open_tracks()["n_peaks"].sum())
             print(f"| {number} | {following.linker.n_held} | {rows} | {now / 1e6:.1f} | {most / 1e6:.1f} |", flush=True)
     tracemalloc.stop()

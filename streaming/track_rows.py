@@ -1,5 +1,7 @@
 """The rows of open tracks: what is kept of each peak until its track closes."""
 
+import mmap
+
 import numpy as np
 
 from . import track_kernels
@@ -49,16 +51,24 @@ class Rows:
         self._n_motors = n_motors
         # First and last row, and slot, of each frame that waits for a neighbour.
         self._starts: dict[int, tuple[int, int, int]] = {}
+        self._links, self._sums = Memory(4 * WIDTH), Memory(8 * WIDTH)
         self._take_memory(_FIRST_CAPACITY)
         self._n_slots = 0
         self._take_slots(_FIRST_CAPACITY // 4)
 
     def _take_memory(self, capacity: int) -> None:
-        self._whole, self._numbers = np.empty((capacity, WIDTH), np.int32), _lines(capacity)
+        self._whole = self._numbers = np.empty((0, WIDTH))
+        self._whole = np.frombuffer(self._links.grown(capacity), np.int32).reshape(-1, WIDTH)
+        self._numbers = np.frombuffer(self._sums.grown(capacity), np.float64).reshape(-1, WIDTH)
 
     def _take_slots(self, capacity: int) -> None:
         self._frames = np.empty((capacity, 3), np.int64)
         self._motors = np.empty((capacity, 2 + self._n_motors))
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the rows take, bytes."""
+        return self.n * (self._links.item + self._sums.item)
 
     @property
     def parent(self) -> np.ndarray:
@@ -206,9 +216,7 @@ class Rows:
         needed, capacity = max(self.n + n_new, _FIRST_CAPACITY), len(self._numbers)
         wanted = needed + max(needed // 2, _SPARE)
         if 3 * needed > 2 * capacity or 4 * wanted < capacity:
-            whole, numbers = self._whole, self._numbers
             self._take_memory(wanted)
-            self._whole[: self.n], self._numbers[: self.n] = whole[: self.n], numbers[: self.n]
         return place
 
     def _forget(self) -> np.ndarray:
@@ -223,8 +231,35 @@ class Rows:
         return place
 
 
-def _lines(n: int) -> np.ndarray:
-    """Return n rows of numbers, each a line of the processor's cache: a twentieth off tracks in rows of a grid."""
-    room = np.empty((n + 1) * WIDTH)
-    start = -(room.ctypes.data // room.itemsize) % WIDTH
-    return room[start : start + n * WIDTH].reshape(n, WIDTH)
+class Memory:
+    """Anonymous memory that grows without being copied, where the system can; what was never used takes no room.
+
+    To copy a hundred megabytes into fresh ones took up to 0.3 s, while frames waited.
+
+    Parameters
+    ----------
+    item
+        Bytes of an item; what is asked for is a number of them.
+    """
+
+    def __init__(self, item: int) -> None:
+        self.item = item
+        self._map = _anonymous(item)
+
+    def grown(self, n: int) -> mmap.mmap:
+        """Return the memory with room for n items, more or fewer; nobody may use what was returned before."""
+        try:
+            self._map.resize(n * self.item)
+        except (BufferError, OSError, SystemError, ValueError):
+            # Not on this system; or it is looked at from somewhere, which then sees what was before.
+            before, self._map = self._map, _anonymous(n * self.item)
+            kept = min(len(before), len(self._map))
+            self._map[:kept] = before[:kept]
+        return self._map
+
+
+def _anonymous(n_bytes: int) -> mmap.mmap:
+    """Return fresh memory; private, as shared memory cannot grow."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, n_bytes)
+    return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -76,6 +76,11 @@ class Tracker:
         self._links = _HeldLinks()
 
     @property
+    def n_bytes(self) -> int:
+        """Memory that the peaks of open tracks take, bytes; Python knows nothing of it."""
+        return self._rows.n_bytes
+
+    @property
     def n_open(self) -> int:
         """Tracks that a frame still to come could join."""
         return self._n_open

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,15 @@ def wait(what: str, done) -> None:
     while not done():
         assert time.monotonic() < deadline, f"{what}: waited for {LIMIT:.0f} s"
         time.sleep(0.05)
+
+
+def idle_until(what: str, done: Callable[[], bool]) -> Iterator[None]:
+    """Give None to who asks for documents, so that what came before is written and published meanwhile."""
+    deadline = time.monotonic() + LIMIT
+    while not done():
+        assert time.monotonic() < deadline, f"{what}: waited for {LIMIT:.0f} s"
+        yield
+        time.sleep(0.02)
 
 
 def _run(folder: Path, *command: str) -> None:

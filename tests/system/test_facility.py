@@ -20,11 +20,13 @@ import hostile
 import httpx
 import pytest
 from digests import archived_digest, served_digest
-from services import SECRETS, Facility, facility, services, wait
+from services import SECRETS, Facility, facility, idle_until, services, wait
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as open_socket
 
 from hedmlive.callbacks import RunResult, load_settings, make_sink, process
+from hedmlive.callbacks.foreign import result_of
+from hedmlive.callbacks.replay import process_in_steps
 from hedmlive.tiled_config import connect, disconnect, latest_reduction
 from hedmlive.tiled_config.facility_access import revoke_key
 
@@ -122,15 +124,16 @@ def scan(
     files, uid = folder / "detector", str(uuid.uuid4())
     files.mkdir(parents=True)
 
-    def documents() -> Iterator[tuple[str, dict[str, Any]]]:
+    def documents() -> Iterator[tuple[str, dict[str, Any]] | None]:
         for name, doc in hostile.run("stream", files, n_frames=N_FRAMES, uid=uid):
             if name == "event" and doc["seq_num"] == at:
-                wait("what happens meanwhile", then)
+                yield from idle_until("what happens meanwhile", then)
             yield name, {**doc, **start} if name == "start" else doc
 
     told = hostile.settings(folder / "archives", tiled={"uri": site.address, "raw": raw, "latency": 0.01})
     sink = partial(make_sink, "tiled", site.address, key)
-    return process(documents(), load_settings(told), write_raw=raw, sink=sink, publish_seconds=120)
+    steps = process_in_steps(documents(), load_settings(told), write_raw=raw, sink=sink, publish_seconds=120)
+    return result_of(steps)
 
 
 def served(site: Facility, key: str, uid: str) -> str:

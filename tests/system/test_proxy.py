@@ -2,8 +2,7 @@
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from browser import page
 from live_feeding import Feeder
 from proxy import Proxy, proxy
-from services import LIMIT, SECRETS, SmallFacility, small_facility, wait
+from services import SECRETS, SmallFacility, idle_until, small_facility, wait
 from tiled.client import from_context
 from tiled.client.context import Context
 
@@ -72,14 +71,6 @@ class Reader(threading.Thread):
                 self.rows[batch.table] += zip(*key, strict=True)
         except Exception as error:
             self.error = error
-
-
-def idle_until(what: str, done: Callable[[], bool]) -> Iterator[None]:
-    deadline = time.monotonic() + LIMIT
-    while not done():
-        assert time.monotonic() < deadline, f"{what}: waited for {LIMIT:.0f} s"
-        yield
-        time.sleep(0.02)
 
 
 def healthz(before: Proxy) -> int:
