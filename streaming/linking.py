@@ -153,8 +153,9 @@ class Linker:
         self._came: dict[int, bool] = {}
         self._flushed = False
         self._newest = -1
-        # Of each frame that is here and not resolved:
+        # Of each frame that is here and not resolved; and on how many sides of it nobody knows who comes next.
         self._held: dict[int, tuple[Position, Linkable]] = {}
+        self._unknown: dict[int, int] = {}
         self._apart: set[int] = set()
         # Where who gets whom depends on the pair before: by axis and frame, the order in which its peaks are asked, and
         # the next frame that waits for that.
@@ -194,16 +195,24 @@ class Linker:
         if self._last is None or frame > self._last.frame:
             self._last = position
         linked = Linked()
+        touched = [frame]
+        unknown = 0
         for line, place in self._trajectory.lines(frame):
             before, _ = self._walk(line, place, -1)
             after, _ = self._walk(line, place, 1)
             if before >= 0:
+                self._unknown[before] -= 1
+                touched.append(before)
                 self._link(linked, line.axis, before, frame)
             if after >= 0:
+                self._unknown[after] -= 1
+                touched.append(after)
                 self._link(linked, line.axis, frame, after)
-        self._resolve(linked, frame)
+            unknown += (before == _UNKNOWN) + (after == _UNKNOWN)
+        self._unknown[frame] = unknown
         if first is not None and self._first is position:
-            self._resolve(linked, first.frame)
+            touched.append(first.frame)
+        self._resolve(linked, touched)
         return linked
 
     def check(self, frame: int) -> None:
@@ -249,7 +258,15 @@ class Linker:
                 self._link(linked, line.axis, before, after)
             elif after >= 0:
                 self._go_on(linked, line.axis, after)
-        self._resolve(linked, frame)
+        near = self._near(frame)
+        for each in near:
+            if each in self._held:
+                self._unknown[each] = sum(
+                    self._walk(line, place, sense)[0] == _UNKNOWN
+                    for line, place in self._trajectory.lines(each)
+                    for sense in (-1, 1)
+                )
+        self._resolve(linked, near)
         return linked
 
     def flush(self) -> Linked:
@@ -283,6 +300,7 @@ class Linker:
                 ending &= ~Ending.SCAN_END
             linked.resolved.append((frame, ending))
         self._held.clear()
+        self._unknown.clear()
         return linked
 
     def _walk(self, line: Line, place: int, sense: int) -> tuple[int, int]:
@@ -388,10 +406,9 @@ class Linker:
             columns["reason"] = reason.astype(np.int16)
         return columns
 
-    def _resolve(self, linked: Linked, frame: int) -> None:
-        """Name the frames that wait for nothing any more, now that one more is known."""
-        near = {frame, *self._touched}
-        self._touched.clear()
+    def _near(self, frame: int) -> list[int]:
+        """Return the frames, here or not, for which it matters that a frame is missing."""
+        near: list[int] = []
         for line, place in self._trajectory.lines(frame):
             for sense in (-1, 1):
                 at = place
@@ -399,24 +416,24 @@ class Linker:
                     at = line.step(at, sense)
                     if at < 0:
                         break
-                    near.add(line.frame(at))
-        for each in sorted(near):
+                    near.append(line.frame(at))
+        return near
+
+    def _resolve(self, linked: Linked, touched: list[int]) -> None:
+        """Name those of some frames that wait for nothing any more."""
+        for each in sorted({*touched, *self._touched}):
             if each in self._held and self._is_resolved(each):
                 linked.resolved.append((each, self._ending(each)))
-                del self._held[each]
-                for axis in range(len(self._recipes)):
-                    self._orders.pop((axis, each), None)
+                del self._held[each], self._unknown[each]
+                if self._orders:
+                    for axis in range(len(self._recipes)):
+                        self._orders.pop((axis, each), None)
+        self._touched.clear()
 
     def _is_resolved(self, frame: int) -> bool:
-        if self._may_close and self._first is not None and frame == self._first.frame:
+        if self._unknown[frame] or self._held_back[frame]:
             return False
-        if self._held_back[frame]:
-            return False
-        for line, place in self._trajectory.lines(frame):
-            # What comes after is what mostly has not come.
-            if self._walk(line, place, 1)[0] == _UNKNOWN or self._walk(line, place, -1)[0] == _UNKNOWN:
-                return False
-        return True
+        return not (self._may_close and self._first is not None and frame == self._first.frame)
 
     def _ending(self, frame: int) -> Ending:
         lines = self._trajectory.lines(frame)
