@@ -77,12 +77,8 @@ def read_attributes(group: h5py.Group) -> dict[str, Any]:
     return attributes
 
 
-def append_rows(data: Mapping[str, h5py.Dataset], columns: Columns) -> None:
-    """Append rows to the columns of a table.
-
-    A row counts when every column has it, so that half a write can be done again.
-    """
-    first = min(map(len, data.values()))
+def append_rows(data: Mapping[str, h5py.Dataset], first: int, columns: Columns) -> None:
+    """Write rows to the columns of a table that has so many; what half a write left behind them is overwritten."""
     for name, column in data.items():
         write_rows(column, first, columns[name])
 
