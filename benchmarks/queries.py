@@ -1,9 +1,11 @@
-"""Time of a filtered query over many peaks: `python queries.py [N_PEAKS]`, an embedded server with SQLite, one client.
+"""Measure the time of filtered queries over many peaks: an embedded server with SQLite, one client.
+
+Usage: python benchmarks/queries.py [N_PEAKS]
 
 The rows are put into the server's database as the sink would, then asked for over HTTP as a user does.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -74,4 +76,6 @@ def main(n_peaks: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(float(sys.argv[1])) if len(sys.argv) > 1 else 10_000_000)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("n_peaks", nargs="?", type=float, default=1e7, help="rows of the table; ten million")
+    main(int(parser.parse_args().n_peaks))

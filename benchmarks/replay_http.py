@@ -1,9 +1,12 @@
-"""Replay over HTTP beside Tiled's own bulk read: `python replay_http.py [N_FRAMES]`, one server, both in turn.
+"""Measure replay over HTTP beside Tiled's own bulk read: one server, both by turns.
+
+Usage: python benchmarks/replay_http.py [N_FRAMES]
 
 The server runs in a process of its own and serves a detector's HDF5 file of 2048 x 2048 frames of 16 bits, one chunk a
 frame, as it lies there. Tiled's client reads the same blocks of frames one after the other.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -128,4 +131,6 @@ def measure(uri: str, folder: Path, n: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("n_frames", nargs="?", type=int, default=60, help="frames of the run; 60")
+    main(parser.parse_args().n_frames)

@@ -1,7 +1,8 @@
 """The publisher: sends the rows of the reduced archive on, as fast as the server takes them, each exactly once.
 
 The archive is the queue: what the server has not taken lies there, so nothing piles up in memory and nothing is lost
-when the server is slow, gone or started anew. Batches are cut by row range and numbered from 1.
+when the server is slow, gone or started anew; what was written last comes from memory. Batches are cut by row range and
+numbered from 1.
 
 A publisher that has sent what there is says that it is hungry: then the archive is flushed with the next frame, and
 what that brings is sent at once, so that a row waits for the server only. Without that it looks every `latency`. The
@@ -25,7 +26,7 @@ from .settings import TiledSettings
 from .sinks import ResultSink, why
 from .worker import Lags
 
-_PROGRESS_EVERY = 1.0  # s: it costs the server as much as a batch
+_PROGRESS_EVERY = 2.0  # s: it costs the server as much as a batch
 
 _ORDER = ("tracks", "members", "peaks", "links", "frames")
 """Tracks first of all, they are what is waited for; frames last: who sees a frame finds its peaks."""
@@ -69,7 +70,7 @@ class Publisher:
     raw
         The raw archive, to publish the run itself; None to publish the reductions only.
     progress
-        Says how far the run is, for who watches it; published once a second.
+        Says how far the run is, for who watches it; published every two seconds.
     """
 
     def __init__(
