@@ -159,7 +159,9 @@ class ReducedArchive:
 
     def rows(self, attempt: int, table: str) -> int:
         """Return how many rows of a table can be read."""
-        return self._n_rows[attempt, table]
+        # Not before they are flushed: what is sent on must be found in the file, too.
+        with self._lock:
+            return self._n_rows[attempt, table]
 
     def attributes(self, attempt: int) -> dict[str, Any]:
         """Return what is written about a reduction."""
