@@ -1,6 +1,7 @@
 """Sinks: where a publisher sends things to, found by the name of an entry point."""
 
 import socket
+import threading
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -12,6 +13,9 @@ from ..streaming import Columns, SettingsError, Table
 
 SINKS = "hedmlive.sinks"
 """Entry-point group of sinks; `tiled` is ours."""
+
+_IMPORTING = threading.Lock()
+"""Packages that import each other in a circle, dask among them, break where two threads begin with different ones."""
 
 
 class ResultSink(Protocol):
@@ -82,9 +86,9 @@ def make_sink(name: str, uri: str, api_key: str | None) -> ResultSink:
     OSError
         Nobody listens there.
     """
-    maker = _sink_maker(name)
+    preload_sink(name)
     _probe(uri)
-    return maker(uri, api_key=api_key)
+    return _sink_maker(name)(uri, api_key=api_key)
 
 
 def _probe(uri: str) -> None:
@@ -103,9 +107,10 @@ def preload_sink(name: str) -> None:
     SettingsError
         No package offers it.
     """
-    preload = getattr(_sink_maker(name), "preload", None)
-    if preload is not None:
-        preload()
+    with _IMPORTING:
+        preload = getattr(_sink_maker(name), "preload", None)
+        if preload is not None:
+            preload()
 
 
 def _sink_maker(name: str) -> Any:

@@ -57,7 +57,8 @@ class Rows:
         self._take_slots(_FIRST_CAPACITY // 4)
 
     def _take_memory(self, capacity: int) -> None:
-        self._whole = self._numbers = np.empty((0, WIDTH))
+        # Nothing may look at the memory while it grows.
+        self._whole, self._numbers = np.empty((0, WIDTH), np.int32), np.empty((0, WIDTH))
         self._whole = np.frombuffer(self._links.grown(capacity), np.int32).reshape(-1, WIDTH)
         self._numbers = np.frombuffer(self._sums.grown(capacity), np.float64).reshape(-1, WIDTH)
 

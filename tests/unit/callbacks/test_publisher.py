@@ -1,5 +1,6 @@
 """The publisher against sinks whose faults are chosen: what comes when, how much of it, and what it says of itself."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hedmlive.callbacks import Problems, Publisher, ReducedArchive
+from hedmlive.callbacks import Problems, Publisher, ReducedArchive, sinks
 from hedmlive.callbacks.fakes import KeepingSink
 from hedmlive.callbacks.settings import TiledSettings
 from hedmlive.streaming import BatchTooLarge, Columns, PublishError, Recipe, Table
@@ -242,3 +243,34 @@ def test_a_refusal_ends_it_and_is_said(archive: ReducedArchive) -> None:
     assert made.state.state == "ended"
     assert problems.lines() == ["run run: 422; what is not published stays in the archives"]
     archive.finish("complete", {})
+
+
+def test_what_a_sink_needs_is_imported_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads publish a run; packages that import each other in a circle break where both begin."""
+    inside, most, begun, both = 0, 0, threading.Barrier(2, timeout=LIMIT), threading.Event()
+
+    class Maker:
+        def __call__(self, uri: str, *, api_key: str | None) -> Sink:
+            return Sink()
+
+        def preload(self) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            if inside == 2:
+                both.set()
+            both.wait(0.1)
+            inside -= 1
+
+    monkeypatch.setattr(sinks, "_sink_maker", lambda name: Maker())
+
+    def make() -> None:
+        begun.wait()
+        sinks.make_sink("tiled", "none://", None)
+
+    threads = [threading.Thread(target=make) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(LIMIT)
+    assert most == 1
