@@ -144,6 +144,8 @@ def test_plans_from_the_queue_are_reduced_live(tmp_path: Path, redis: Redis, ioc
         RE("environment_open")
         ready = {"worker_environment_exists": True, "manager_state": "idle"}
         RE.becomes("environment", lambda status: ready.items() <= status.items())
+        # The manager fetches them when the environment is there already.
+        wait("plans", lambda: "far_field" in RE("plans_allowed", user_group="primary")["plans_allowed"])
         queue(RE, "far_field", n_frames=N, frame_time=0.05)
         wait("sweep", lambda: most_frames(tmp_path / "frames") > 4)
         RE("re_pause", option="immediate")
