@@ -159,7 +159,7 @@ class ReducedArchive:
 
     def rows(self, attempt: int, table: str) -> int:
         """Return how many rows of a table can be read."""
-        # Not before they are flushed: what is sent on must be found in the file, too.
+        # Not in the middle of a flush: who counts frames first finds the peaks of all of them.
         with self._lock:
             return self._n_rows[attempt, table]
 

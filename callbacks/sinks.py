@@ -86,9 +86,9 @@ def make_sink(name: str, uri: str, api_key: str | None) -> ResultSink:
     OSError
         Nobody listens there.
     """
-    preload_sink(name)
+    maker = _loaded(name)
     _probe(uri)
-    return _sink_maker(name)(uri, api_key=api_key)
+    return maker(uri, api_key=api_key)
 
 
 def _probe(uri: str) -> None:
@@ -107,10 +107,16 @@ def preload_sink(name: str) -> None:
     SettingsError
         No package offers it.
     """
+    _loaded(name)
+
+
+def _loaded(name: str) -> Any:
     with _IMPORTING:
-        preload = getattr(_sink_maker(name), "preload", None)
+        maker = _sink_maker(name)
+        preload = getattr(maker, "preload", None)
         if preload is not None:
             preload()
+        return maker
 
 
 def _sink_maker(name: str) -> Any:

@@ -51,7 +51,7 @@ class Rows:
         self._n_motors = n_motors
         # First and last row, and slot, of each frame that waits for a neighbour.
         self._starts: dict[int, tuple[int, int, int]] = {}
-        self._links, self._sums = Memory(4 * WIDTH), Memory(8 * WIDTH)
+        self._memory_whole, self._memory_numbers = Memory(4 * WIDTH), Memory(8 * WIDTH)
         self._take_memory(_FIRST_CAPACITY)
         self._n_slots = 0
         self._take_slots(_FIRST_CAPACITY // 4)
@@ -59,8 +59,8 @@ class Rows:
     def _take_memory(self, capacity: int) -> None:
         # Nothing may look at the memory while it grows.
         self._whole, self._numbers = np.empty((0, WIDTH), np.int32), np.empty((0, WIDTH))
-        self._whole = np.frombuffer(self._links.grown(capacity), np.int32).reshape(-1, WIDTH)
-        self._numbers = np.frombuffer(self._sums.grown(capacity), np.float64).reshape(-1, WIDTH)
+        self._whole = np.frombuffer(self._memory_whole.grown(capacity), np.int32).reshape(-1, WIDTH)
+        self._numbers = np.frombuffer(self._memory_numbers.grown(capacity), np.float64).reshape(-1, WIDTH)
 
     def _take_slots(self, capacity: int) -> None:
         self._frames = np.empty((capacity, 3), np.int64)
@@ -69,7 +69,7 @@ class Rows:
     @property
     def n_bytes(self) -> int:
         """Memory that the rows take, bytes."""
-        return self.n * (self._links.item + self._sums.item)
+        return self.n * (self._memory_whole.item + self._memory_numbers.item)
 
     @property
     def parent(self) -> np.ndarray:
