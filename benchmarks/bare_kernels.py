@@ -7,6 +7,7 @@ from accuracy import Found
 from numpy.typing import NDArray
 
 from hedmlive.streaming import lit_kernels, peak_kernels
+from hedmlive.streaming.background import narrow_cut
 from hedmlive.streaming.vectors import WIDE
 
 Array = NDArray[Any]
@@ -31,13 +32,14 @@ class BareKernels:
         self._maxima, self._near = np.empty(0, np.int64), np.empty((4, room), np.int32)
         self._sums, self._box = np.empty((capacity, 8)), np.empty((capacity, 8), np.int32)
         self._none = np.empty(0, cut.dtype)
+        self._narrow = narrow_cut(cut)
         self._top_value = cut.dtype.type(np.iinfo(cut.dtype).max)
 
     def push(self, image: Array) -> Found:
         """Return the peaks of an image."""
         runs = self._runs
         n_runs, n = lit_kernels.lit_pixels(
-            image, self._cut, self._top_value, self._none, self._cut, self._threshold,
+            image, self._cut, *self._narrow, True, self._top_value, self._none, self._cut, self._threshold,
             runs, self._row, self._col, self._raw, self._intensity,
         )  # fmt: skip
         intensity = self._intensity[:n]

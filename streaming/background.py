@@ -14,7 +14,7 @@ from .errors import FrameError, SettingsError
 from .frame import SparseImage, check_flood, check_listed
 from .medians import RunningMedian
 from .recipe import Recipe
-from .vectors import WIDE
+from .vectors import WIDE, WORD
 
 _FIRST_CAPACITY = 1 << 14
 _MOST_KEPT = 1 << 19
@@ -58,6 +58,11 @@ class _Cut:
     "Type of the raw counts, in this machine's byte order."
     cut: np.ndarray
     "Lit where raw is above it, of `dtype`, shape (rows, columns), or (1, columns) if all rows are alike."
+    narrow: tuple[np.ndarray, ...]
+    "The cut again, so that half as much comes from memory: what `lit_kernels.narrow_cut` and `wide_cuts` write; empty \
+if it is not used."
+    exact: bool
+    "Whether a pixel is lit where the narrow cut says so."
     top: Any
     "Largest number that may be lit, of `dtype`."
     sentinels: np.ndarray
@@ -76,6 +81,16 @@ def take_kept(kept: list[_Kept]) -> _Kept | None:
         return kept.pop()
     except IndexError:
         return None
+
+
+def narrow_cut(cut: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return least, excess, wide and wide_cuts, as `lit_kernels.narrow_cut` and `lit_kernels.wide_cuts` write them."""
+    n_words = len(cut) * -(-cut.shape[1] // WORD)
+    least, excess = np.empty(n_words, cut.dtype), np.empty((n_words, WORD), np.uint8)
+    wide = np.empty(n_words, np.int32)
+    cuts = np.empty((lit_kernels.narrow_cut(cut, least, excess, wide), WORD), cut.dtype)
+    lit_kernels.wide_cuts(cut, wide, cuts)
+    return least, excess, wide, cuts
 
 
 class Background:
@@ -191,7 +206,8 @@ class Background:
 
     def _push_dense(self, image: np.ndarray, cut: _Cut) -> LitPixels:
         raw = _plain(image, cut.dtype)
-        lit = self._in_room(cut, partial(lit_kernels.lit_pixels, raw, cut.cut, cut.top, cut.sentinels))
+        find = partial(lit_kernels.lit_pixels, raw, cut.cut, *cut.narrow, cut.exact, cut.top, cut.sentinels)
+        lit = self._in_room(cut, find)
         if len(lit.row) == 0 and raw.dtype.kind == "f" and np.isnan(raw).all():
             raise FrameError("the image holds nothing but NaN; look at the detector")
         return lit
@@ -304,10 +320,15 @@ class Background:
             background, shift = cut, threshold
         elif background.ndim == 0:
             background = np.full((1, prepared.shape[1]), level)
+        # A cut that is the same in all rows stays in the nearest cache; one that changes is not worth the work.
+        stays = len(cut) > 1 and self._running is None and cut.shape[1] >= WORD
+        stays &= dtype.kind == "f" or 1 < dtype.itemsize <= 4
         return _Cut(
             prepared=prepared,
             dtype=dtype,
             cut=cut,
+            narrow=narrow_cut(cut if stays else cut[:0]),
+            exact=dtype.kind != "f" and int(top) == np.iinfo(dtype).max,
             top=top,
             sentinels=sentinels,
             background=background,

@@ -5,9 +5,55 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .vectors import WIDE, WORD, kernel, list_pixels, lit_word, prefetch, trailing_zeros
+from .vectors import WIDE, WORD, kernel, list_pixels, lit_word, over_word, prefetch, trailing_zeros
 
 Array = NDArray[Any]
+
+_AHEAD = 4096
+"""Bytes from a pixel that is compared to what is asked for: the processor by itself asks up to the end of a page only.
+Measured on 2048 x 2048 uint16: a tenth of the pass, alike from 2048 to 8192."""
+_LINE = 64  # bytes
+
+
+@kernel()
+def narrow_cut(cut: Array, least: Array, excess: Array, wide: Array) -> int:
+    """Write the cut as the least of each word of 64 pixels, and how far that of each pixel lies above it.
+
+    cut (rows, columns), of 64 columns at least; least (words) of its type; excess (words, 64), uint8, whole counts, 255
+    at most; wide (words), int32, the number of the word among those where that is less than the cut, else -1. The last
+    word of a row are its last 64 pixels. Return how many are wide.
+    """
+    rows, cols = cut.shape
+    n, n_wide = 0, 0
+    for r in range(rows):
+        for block in range(0, cols, WORD):
+            start = min(block, cols - WORD)
+            low = cut[r, start]
+            for k in range(1, WORD):
+                low = min(low, cut[r, start + k])
+            least[n] = low
+            is_wide = False
+            for k in range(WORD):
+                # The type's largest number and its least one are further apart than the type can say.
+                over = float(cut[r, start + k]) - float(low)
+                excess[n, k] = np.uint8(over) if over < 256.0 else np.uint8(255)
+                is_wide |= not over < 256.0
+            wide[n] = n_wide if is_wide else -1
+            n_wide += is_wide
+            n += 1
+    return n_wide
+
+
+@kernel()
+def wide_cuts(cut: Array, wide: Array, cuts: Array) -> None:
+    """Write the cuts of the words that `narrow_cut` found to be wide; cuts (wide words, 64)."""
+    cols = cut.shape[1]
+    words = -(-cols // WORD)
+    for n in range(len(wide)):
+        if wide[n] >= 0:
+            start = min(n % words * WORD, cols - WORD)
+            for k in range(WORD):
+                cuts[wide[n], k] = cut[n // words, start + k]
 
 
 @kernel()
@@ -33,10 +79,81 @@ def _without(word: Any, raw: Array, i: int, sentinels: Array) -> Any:
     return word
 
 
+@kernel(forceinline=True)
+def _occupied(
+    pixels: Array,
+    i: int,
+    cols: int,
+    cuts: Array,
+    j: int,
+    least: Array,
+    excess: Array,
+    m: int,
+    top: Any,
+    begin: int,
+    n: int,
+) -> Any:
+    """Return as bits which of up to 64 words of a row, from the begin-th on, may hold lit pixels."""
+    if cols < WORD:
+        return np.uint64(1)
+    found = np.uint64(0)
+    for k in range(n):
+        start = min((begin + k) * WORD, cols - WORD)
+        for line in range(0, WORD, _LINE // pixels.itemsize):
+            # Nothing has to exist there.
+            prefetch(pixels, i + start + line + _AHEAD // pixels.itemsize)
+        if len(least):
+            place = m + begin + k
+            prefetch(excess, place * WORD + _AHEAD // 2)
+            word = over_word(pixels, i + start, least[place], excess, place * WORD)
+        else:
+            word = lit_word(pixels, i + start, cuts, j + start, top)
+        found |= np.uint64(word != 0) << np.uint64(k)
+    return found
+
+
+@kernel(forceinline=True)
+def _word(
+    pixels: Array,
+    i: int,
+    cols: int,
+    cuts: Array,
+    j: int,
+    least: Array,
+    excess: Array,
+    wide: Array,
+    wide_cuts: Array,
+    m: int,
+    exact: bool,
+    top: Any,
+    w: int,
+) -> Any:
+    """Return as bits which pixels of a word of a row are lit."""
+    if cols < WORD:
+        return _scalar_word(pixels, i, cuts, j, top, cols)
+    # The last word of a row overlaps the one before, whose bits are shifted out.
+    start = min(w * WORD, cols - WORD)
+    if len(least) and exact:
+        k = np.int64(wide[m + w])
+        if k < 0:
+            word = over_word(pixels, i + start, least[m + w], excess, (m + w) * WORD)
+        else:
+            # Not from the cut itself, which is far away: hot pixels seem lit in every frame.
+            word = lit_word(pixels, i + start, wide_cuts, k * WORD, top)
+    else:
+        word = lit_word(pixels, i + start, cuts, j + start, top)
+    return word >> np.uint64(w * WORD - start)
+
+
 @kernel()
 def lit_pixels(
     raw: Array,
     cut: Array,
+    least: Array,
+    excess: Array,
+    wide: Array,
+    wide_cuts: Array,
+    exact: bool,
     top: Any,
     sentinels: Array,
     background: Array,
@@ -49,7 +166,9 @@ def lit_pixels(
 ) -> tuple[int, Any]:
     """List the lit pixels, ``cut < raw <= top`` and no sentinel, in raster order, and the runs that they form.
 
-    raw (rows, columns), cut and background (rows or 1, columns) are C-contiguous, raw and cut of one type. Written are
+    raw (rows, columns), cut and background (rows or 1, columns) are C-contiguous, raw and cut of one type. least,
+    excess, wide and wide_cuts are what `narrow_cut` and `wide_cuts` wrote, or empty: half as much comes from memory
+    then, and the cut itself is only read where a pixel seems lit, unless what they say is exact. Written are
     runs (3, n + 1), the row, the column and the index of the first pixel of each run, and as the last index how many
     pixels there are; and row, column, raw counts and raw - (background - shift) of each pixel. Return how many runs and
     pixels there are. If there is no room for all runs, only these numbers count; for all pixels, only the runs besides:
@@ -62,6 +181,8 @@ def lit_pixels(
     background_pitch = cols if background.shape[0] > 1 else 0
     capacity = len(run_row) - 1
     room = len(row) - WIDE
+    over, cuts_of_wide = excess.reshape(-1), wide_cuts.reshape(-1)
+    n_words = -(-cols // WORD)
     n_runs, n, before = 0, 0, 0
     # One row more, without pixels: runs are listed one row late, when their counts are still in the nearest cache, and
     # what was asked for has come.
@@ -69,40 +190,41 @@ def lit_pixels(
         i, j = r * cols, r * pitch
         end = -1
         here = n_runs
-        for block in range(0, cols if r < rows else 0, WORD):
-            if block + WORD <= cols:
-                word = lit_word(pixels, i + block, cuts, j + block, top)
-            elif cols >= WORD:
-                # The last word of a row overlaps the one before, whose bits are shifted out.
-                last = cols - WORD
-                word = lit_word(pixels, i + last, cuts, j + last, top) >> np.uint64(block - last)
-            else:
-                word = _scalar_word(pixels, i, cuts, j, top, cols)
-            if word == 0:
-                continue
-            if len(sentinels):
-                word = _without(word, pixels, i + block, sentinels)
-            at = block
-            while word != 0:
-                skip = trailing_zeros(word)
-                word >>= skip
-                at += np.int64(skip)
-                length = trailing_zeros(~word)
-                if at != end:
-                    if n_runs < capacity:
-                        run_row[n_runs] = r
-                        run_col[n_runs] = at
-                        first[n_runs] = n
-                        # A dark image of float64 is four times a frame and in no cache.
-                        prefetch(backgrounds, r * background_pitch + at)
-                    n_runs += 1
-                n += np.int64(length)
-                at = end = at + np.int64(length)
-                if length == np.uint64(WORD):
-                    break
-                word >>= length
-            if end > block and n_runs <= capacity:
-                prefetch(backgrounds, r * background_pitch + end - 1)
+        # 64 words are only looked at, without a branch that could go wrong, so that the processor reads ahead; what
+        # seems lit is in the nearest cache then.
+        for word_of_row in range(0, n_words if r < rows else 0, WORD):
+            n_here = min(n_words - word_of_row, WORD)
+            occupied = _occupied(pixels, i, cols, cuts, j, least, over, r * n_words, top, word_of_row, n_here)
+            while occupied != 0:
+                w = word_of_row + np.int64(trailing_zeros(occupied))
+                occupied &= occupied - np.uint64(1)
+                block = w * WORD
+                word = _word(
+                    pixels, i, cols, cuts, j, least, over, wide, cuts_of_wide, r * n_words, exact, top, w
+                )  # fmt: skip
+                if len(sentinels):
+                    word = _without(word, pixels, i + block, sentinels)
+                at = block
+                while word != 0:
+                    skip = trailing_zeros(word)
+                    word >>= skip
+                    at += np.int64(skip)
+                    length = trailing_zeros(~word)
+                    if at != end:
+                        if n_runs < capacity:
+                            run_row[n_runs] = r
+                            run_col[n_runs] = at
+                            first[n_runs] = n
+                            # A dark image of float64 is four times a frame and in no cache.
+                            prefetch(backgrounds, r * background_pitch + at)
+                        n_runs += 1
+                    n += np.int64(length)
+                    at = end = at + np.int64(length)
+                    if length == np.uint64(WORD):
+                        break
+                    word >>= length
+                if end > block and n_runs <= capacity:
+                    prefetch(backgrounds, r * background_pitch + end - 1)
         if n_runs > capacity or before == here:
             continue
         first[n_runs] = n

@@ -16,9 +16,11 @@ from .vectors import (
     WIDE,
     add_moments,
     add_near,
+    any_of,
     count_ones,
     keep_pixels,
     kernel,
+    prefetch,
     reached,
     set_lowest,
     set_scaled,
@@ -28,6 +30,9 @@ from .vectors import (
 )
 
 Array = NDArray[Any]
+
+_AHEAD = 16
+"Stretches from one that is looked at to the one whose part of an image is asked for."
 
 _WHOLE = 2.0**53
 "Up to here every whole number is a float64."
@@ -443,11 +448,34 @@ def count_maxima(runs: Array, maxima: Array, stretch: Array, label: Array, n_str
 
 
 @kernel()
-def count_labels(labels: Array, marked: Array, counts: Array) -> None:
-    """Count the marked pixels of each label; counts (n), of zeros."""
-    for i in range(len(labels)):
-        if labels[i] >= 0:
-            counts[labels[i]] += marked[i]
+def mark_labels(marks: Array, stretch: Array, label: Array, n_stretches: int, marked: Array) -> None:
+    """Say of each label whether one of its pixels is marked; marks (rows, columns), uint8; marked (n), of False."""
+    flat, cols = marks.reshape(-1), marks.shape[1]
+    for s in range(n_stretches):
+        # A stretch lies in lines of its own, which nothing has brought near.
+        later = min(s + _AHEAD, n_stretches - 1)
+        prefetch(flat, np.int64(stretch[0, later]) * cols + stretch[1, later])
+        if label[s] < 0:
+            continue
+        i, n = np.int64(stretch[0, s]) * cols + stretch[1, s], np.int64(stretch[2, s + 1]) - stretch[2, s]
+        some = False
+        for m in range(0, n, WIDE):
+            some |= any_of(flat, i + m, n - m)
+        marked[label[s]] |= some
+
+
+@kernel()
+def count_reaching(raw: Array, level: float, stretch: Array, label: Array, n_stretches: int, counts: Array) -> int:
+    """Count the pixels of each label whose counts reach a level; counts (n), of zeros. Return how many of all do."""
+    n = 0
+    for s in range(n_stretches):
+        here = 0
+        for i in range(stretch[2, s], stretch[2, s + 1]):
+            here += float(raw[i]) >= level
+        n += here
+        if label[s] >= 0:
+            counts[label[s]] += here
+    return n
 
 
 @kernel()

@@ -126,23 +126,19 @@ class PeakFinder:
         peak_kernels.moments(lit.intensity, stretch, label, n_stretches, sums, box, n_pixels)
         peak_kernels.count_maxima(runs, room.maxima, stretch, label, n_stretches, n_maxima)
         all_saturated, n_saturated = -1, np.full(n_peaks, -1, np.int32)
-        labels = np.zeros(0, np.int32)
-        wanted = (self._fit, self._recipe.saturation, edge, beside_mask)
-        if any(each is not None for each in wanted):
-            labels = np.repeat(label[:n_stretches], np.diff(stretch[2, : n_stretches + 1]))
         if self._recipe.saturation is not None:
-            saturated = lit.raw >= np.float64(self._recipe.saturation)
-            all_saturated = int(saturated.sum())
-            n_saturated = _marked(labels, saturated, n_peaks)
+            level, n_saturated = float(self._recipe.saturation), np.zeros(n_peaks, np.int32)
+            all_saturated = peak_kernels.count_reaching(lit.raw, level, stretch, label, n_stretches, n_saturated)
         columns = _peaks(frame, omega, sums, box, lit.shape)
         columns |= {"n_pixels": n_pixels, "n_maxima": n_maxima, "n_saturated": n_saturated}
-        if edge is not None:
-            columns["on_edge"] = _marked(labels, edge[lit.row, lit.col], n_peaks) > 0
         columns["on_mask"] = np.zeros(n_peaks, np.bool_)
-        if beside_mask is not None:
-            columns["on_mask"] = _marked(labels, beside_mask[lit.row, lit.col], n_peaks) > 0
+        for name, marks in (("on_edge", edge), ("on_mask", beside_mask)):
+            if marks is not None:
+                columns[name] = np.zeros(n_peaks, np.bool_)
+                peak_kernels.mark_labels(marks.view(np.uint8), stretch, label, n_stretches, columns[name])
         if self._fit is not None:
             group = np.repeat(room.group[:n_runs], np.diff(runs[2, : n_runs + 1]))
+            labels = np.repeat(label[:n_stretches], np.diff(stretch[2, : n_stretches + 1]))
             columns |= self._fit.push(lit, group, labels, n_peaks, surroundings)
         return PeaksOfFrame(
             frame=frame,
@@ -233,13 +229,6 @@ class _Fit:
             surroundings=surroundings,
             recipe=self._recipe,
         )
-
-
-def _marked(labels: np.ndarray, marked: np.ndarray, n_peaks: int) -> np.ndarray:
-    """Return how many marked pixels each peak has."""
-    counts = np.zeros(n_peaks, np.int32)
-    peak_kernels.count_labels(labels, marked, counts)
-    return counts
 
 
 def _runs(stretch: np.ndarray, label: np.ndarray, n_stretches: int) -> np.ndarray:

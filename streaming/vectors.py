@@ -134,6 +134,47 @@ def _lit_word(typing: Any, raw: Any, i: Any, cut: Any, j: Any, top: Any) -> Any:
 
 
 @intrinsic
+def _over_word(typing: Any, raw: Any, i: Any, least: Any, excess: Any, j: Any) -> Any:
+    """Compare 64 pixels; bit k is set where ``raw[i + k] > least + excess[j + k]``, of floating-point numbers ``>=``.
+
+    least is of the type of raw, excess uint8; 0 where raw is NaN.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        raw_type, _, number, excess_type, _ = signature.args
+        pixels = _load(context, builder, raw_type, arguments[0], arguments[1], WORD)
+        excess = _load(context, builder, excess_type, arguments[3], arguments[4], WORD)
+        levels = _splat(builder, arguments[2], WORD)
+        if isinstance(number, types.Float):
+            excess = builder.uitofp(excess, pixels.type)
+            return builder.bitcast(builder.fcmp_ordered(">=", builder.fsub(pixels, levels), excess), _I64)
+        # What lies too far off to be held stays above 255, or below 0.
+        kind, compare = ("s", builder.icmp_signed) if number.signed else ("u", builder.icmp_unsigned)
+        name = f"llvm.{kind}sub.sat.v{WORD}i{number.bitwidth}"
+        function = ir.FunctionType(pixels.type, [pixels.type, pixels.type])
+        minus = builder.module.globals.get(name) or ir.Function(builder.module, function, name)
+        over = builder.call(minus, [pixels, levels])
+        excess = excess if number.bitwidth == 8 else builder.zext(excess, pixels.type)
+        return builder.bitcast(compare(">", over, excess), _I64)
+
+    return types.uint64(raw, types.intp, raw.dtype, excess, types.intp), generate
+
+
+@intrinsic
+def _any_of(typing: Any, marks: Any, i: Any, n: Any) -> Any:
+    """Tell whether one of up to 16 of n numbers, uint8, from i on, is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        some = _load_some(
+            context, builder, signature.args[0], arguments[0], arguments[1], _first(builder, arguments[2])
+        )
+        found = builder.bitcast(builder.icmp_unsigned("!=", some, ir.Constant(some.type, None)), ir.IntType(WIDE))
+        return builder.icmp_unsigned("!=", found, ir.Constant(ir.IntType(WIDE), 0))
+
+    return types.boolean(marks, types.intp, types.int64), generate
+
+
+@intrinsic
 def _trailing_zeros(typing: Any, word: Any) -> Any:
     """Count the zeros below the lowest set bit of a word; 64 if none is set."""
 
@@ -164,7 +205,7 @@ def _prefetch(typing: Any, array: Any, i: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         place = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
         # To read, of little further use, data.
-        builder.call(ask, [place, ir.Constant(_I32, 0), ir.Constant(_I32, 1), ir.Constant(_I32, 1)])
+        builder.call(ask, [place, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
@@ -533,6 +574,8 @@ def _take_brighter(typing: Any, values: Any, i: Any, near: Any, low: Any, high: 
 
 # A type checker takes an intrinsic for the function that generates it, with one argument more.
 lit_word: Any = _lit_word
+over_word: Any = _over_word
+any_of: Any = _any_of
 trailing_zeros: Any = _trailing_zeros
 prefetch: Any = _prefetch
 list_pixels: Any = _list_pixels

@@ -10,6 +10,8 @@ from naive import is_maximum, naive_climb, naive_groups, naive_smooth
 from unit.streaming.strategies import images
 
 from hedmlive.streaming import lit_kernels, peak_kernels
+from hedmlive.streaming.background import narrow_cut
+from hedmlive.streaming.vectors import WORD
 
 
 def listed(image):
@@ -135,18 +137,26 @@ def test_maxima_and_pixels_of_each_label(data):
     counts = np.zeros(3, np.int32)
     peak_kernels.count_maxima(runs, maxima, stretch, label, len(label), counts)
     assert counts.tolist() == [int((np.array(bits, np.bool_) & (labels == k)).sum()) for k in range(3)]
+    marks, marked = np.zeros(image.shape, np.uint8), np.zeros(3, np.bool_)
+    marks[row, col] = bits
+    peak_kernels.mark_labels(marks, stretch, label, len(label), marked)
+    assert marked.tolist() == [bool((np.array(bits, np.bool_) & (labels == k)).any()) for k in range(3)]
+    counts = np.zeros(3, np.int32)
+    reaching = weight >= 4.5
+    assert peak_kernels.count_reaching(weight, 4.5, stretch, label, len(label), counts) == reaching.sum()
+    assert counts.tolist() == [int((reaching & (labels == k)).sum()) for k in range(3)]
     table: Any = (*np.empty((3, n + 16), np.int32), np.empty(n + 16))
     kept = peak_kernels.table_of_pixels(weight.astype(np.uint16), stretch, label, len(label), *table)
     wanted = (labels, row, col, weight)
     assert [each[:kept].tolist() for each in table] == [each[labels >= 0].tolist() for each in wanted]
 
 
-@given(st.lists(st.tuples(st.integers(-1, 4), st.booleans())))
-def test_count_labels_counts_what_is_marked(pairs):
-    labels, marked = np.array([p[0] for p in pairs], np.int32), np.array([p[1] for p in pairs], np.bool_)
-    counts = np.zeros(5, np.int32)
-    peak_kernels.count_labels(labels, marked, counts)
-    assert counts.tolist() == [pairs.count((k, True)) for k in range(5)]
+FAR = {
+    "uint8": (255, 254, 9),
+    "int32": (2**31 - 1, -(2**31), 254, 300),
+    "float32": (np.nan, np.inf, -np.inf, 300.5, -1e30),
+}
+"Numbers that lie further from others than a byte, or the type itself, can say."
 
 
 @settings(max_examples=20)
@@ -157,15 +167,28 @@ def test_runs_of_wide_rows(dtype, n_cols, data):
     image = data.draw(images((data.draw(st.integers(1, 3)), n_cols), dtype))
     whole_rows = data.draw(st.booleans())
     cut = data.draw(images((1 if whole_rows else len(image), n_cols), dtype, top=5))
-    top, sentinels = image.dtype.type(data.draw(st.sampled_from([7, 200]))), data.draw(st.sampled_from([(), (6, 3)]))
+    far = FAR[dtype]
+    image, cut = (
+        np.choose(data.draw(images(each.shape, "uint8", top=len(far))), [each, *far]) for each in (image, cut)
+    )
+    image, cut = image.astype(dtype), np.nan_to_num(cut, nan=np.inf, posinf=np.inf, neginf=-9e9).astype(dtype)
+    most = np.finfo(dtype).max if dtype == "float32" else np.iinfo(dtype).max
+    top, sentinels = (
+        image.dtype.type(data.draw(st.sampled_from([7, 200, most]))),
+        data.draw(st.sampled_from([(), (6, 3)])),
+    )
+    # As it is, or in half the memory.
+    narrowed = n_cols >= WORD and data.draw(st.booleans())
+    narrow = (*narrow_cut(cut if narrowed and len(cut) > 1 else cut[:0]), top == most and dtype != "float32")
     lit = (image > cut) & (image <= top) & ~np.isin(image, sentinels)
     sentinels, none = np.array(sentinels, dtype), (cut, 0.0)
     runs = row, col, first = np.empty((3, lit.size + 1), np.int32)
     room = lit.size + 16
     listed_: Any = (*np.full((2, room), -7, np.int32), np.empty(room, dtype), np.empty(room))
     find: Any = lit_kernels.lit_pixels
-    n_runs, n = find(image, cut, top, sentinels, *none, runs, *listed_)
-    for found, wanted in zip(listed_, (*np.nonzero(lit), image[lit], (image - cut.astype(float))[lit]), strict=True):
+    n_runs, n = find(image, cut, *narrow, top, sentinels, *none, runs, *listed_)
+    cuts = np.broadcast_to(cut, image.shape)[lit].astype(float)
+    for found, wanted in zip(listed_, (*np.nonzero(lit), image[lit], image[lit] - cuts), strict=True):
         assert found[:n].tolist() == wanted.tolist()
     assert n == lit.sum() == first[n_runs]
     lengths = np.diff(first[: n_runs + 1])
@@ -176,6 +199,6 @@ def test_runs_of_wide_rows(dtype, n_cols, data):
     # With less room the numbers are the same, and nothing is written beyond it.
     short = np.full((3, n_runs // 2 + 1), -7, np.int32)
     less = [each[: n // 2 + 16].copy() for each in listed_]
-    assert find(image, cut, top, sentinels, *none, short, *less) == (n_runs, n)
-    assert find(image, cut, top, sentinels, *none, runs, *less) == (n_runs, n)
+    assert find(image, cut, *narrow, top, sentinels, *none, short, *less) == (n_runs, n)
+    assert find(image, cut, *narrow, top, sentinels, *none, runs, *less) == (n_runs, n)
     assert np.repeat(row[:n_runs], np.diff(first[: n_runs + 1])).tolist() == np.nonzero(lit)[0].tolist()
