@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hedmlive.streaming import lit_kernels, peak_kernels
 from hedmlive.streaming.background import narrow_cut
-from hedmlive.streaming.vectors import WIDE
+from hedmlive.streaming.vectors import WIDE, kernel
 
 Array = NDArray[Any]
 
@@ -21,49 +21,53 @@ class BareKernels:
 
     def __init__(self, cut: Array, threshold: float, min_pixels: int, capacity: int, *, split: bool = False) -> None:
         self._cut, self._threshold, self._min_pixels, self._split = cut, threshold, min_pixels, split
-        room = capacity + WIDE
-        self._runs, self._stretch = np.empty((2, 3, room), np.int32)
-        self._row, self._col, self._group, self._size, self._top, self._seen, self._label = np.empty(
-            (7, room), np.int32
-        )
-        self._raw, self._intensity = np.empty(room, cut.dtype), np.empty(room)
-        self._single, self._smoothed, self._best = np.empty((3, room), np.float32)
-        # No room for local maxima: they are not counted, as nobody else does.
-        self._maxima, self._near = np.empty(0, np.int64), np.empty((4, room), np.int32)
-        self._sums, self._box = np.empty((capacity, 8)), np.empty((capacity, 8), np.int32)
-        self._none = np.empty(0, cut.dtype)
         self._narrow = narrow_cut(cut)
-        self._top_value = cut.dtype.type(np.iinfo(cut.dtype).max)
+        size = capacity + WIDE
+        runs, stretch = np.empty((2, 3, size), np.int32)
+        row, col, group, sizes, top, seen, label, counts = np.empty((8, size), np.int32)
+        single, smoothed, best = np.empty((3, size), np.float32)
+        rows, cols, totals = np.empty((3, capacity))
+        self._room = (
+            runs, stretch, row, col, np.empty(size, cut.dtype), np.empty(size), group, sizes,
+            # No room for local maxima: they are not counted, as nobody else does.
+            np.empty(0, np.int64), np.empty((4, size), np.int32), label, top, seen, single, smoothed, best,
+            np.empty((capacity, 8)), np.empty((capacity, 8), np.int32), np.empty(0, cut.dtype),
+            rows, cols, totals, counts,
+        )  # fmt: skip
 
     def push(self, image: Array) -> Found:
         """Return the peaks of an image."""
-        runs = self._runs
-        n_runs, n = lit_kernels.lit_pixels(
-            image, self._cut, *self._narrow, True, self._top_value, self._none, self._cut, self._threshold,
-            runs, self._row, self._col, self._raw, self._intensity,
-        )  # fmt: skip
-        intensity = self._intensity[:n]
-        made = (self._group, self._size, self._maxima, self._near)
-        found = peak_kernels.groups(intensity, runs, n_runs, *made)
-        stretch, label = runs, self._group[:n_runs]
-        n_stretches = n_runs
-        if self._split:
-            stretch, label = self._stretch, self._label
-            n_stretches, found = self._parts(intensity, runs, n_runs, self._size[:found])
-        counts = np.zeros(found, np.int32)
-        sums, box = self._sums[:found], self._box[:found]
-        peak_kernels.moments(intensity, stretch, label, n_stretches, sums, box, counts)
+        found = _search(image, self._cut, self._narrow, self._threshold, self._min_pixels, self._split, self._room)
+        row, col, intensity, counts = (each[:found] for each in self._room[-4:])
+        # Parts of groups that are too small are none.
         keep = slice(None) if self._split else counts >= self._min_pixels
-        intensity = sums[:, 0].copy()
-        row, col = box[:, 0] + sums[:, 1] / intensity, box[:, 1] + sums[:, 2] / intensity
         return Found(row=row[keep], col=col[keep], intensity=intensity[keep])
 
-    def _parts(self, intensity: Array, runs: Array, n_runs: int, size: Array) -> tuple[int, int]:
-        n, near = len(intensity), (runs, n_runs, self._near)
-        single, top = self._single[:n], self._top[:n]
-        single[:] = intensity
-        peak_kernels.smooth(single, *near, self._smoothed)
-        peak_kernels.climb(self._smoothed[:n], *near, self._best, self._top)
-        peak_kernels.settle(self._top, n)
-        number = np.where(size >= self._min_pixels, np.int32(0), np.int32(-1))[self._group[:n_runs]]
-        return peak_kernels.number_tops(top, runs, n_runs, number, self._seen, self._stretch, self._label)
+
+@kernel(error_model="numpy")
+def _search(image: Array, cut: Array, narrow: Any, threshold: float, min_pixels: int, split: bool, room: Any) -> int:
+    """Call the kernels one after the other, as compiled code; return how many peaks there are."""
+    (runs, stretch, row, col, raw, intensity, group, size, maxima, near, label, top, seen) = room[:13]
+    single, smoothed, best, sums, box, none, rows, cols, totals, counts = room[13:]
+    n_runs, n = lit_kernels.lit_pixels(
+        image, cut, narrow[0], narrow[1], narrow[2], narrow[3], True, np.iinfo(cut.dtype).max, none, cut, threshold,
+        runs, row, col, raw, intensity,
+    )  # fmt: skip
+    weight = intensity[:n]
+    found = peak_kernels.groups(weight, runs, n_runs, group, size, maxima, near)
+    if split:
+        for i in range(n):
+            single[i] = weight[i]
+        peak_kernels.smooth(single[:n], runs, n_runs, near, smoothed)
+        peak_kernels.climb(smoothed[:n], runs, n_runs, near, best, top)
+        peak_kernels.settle(top, n)
+        for run in range(n_runs):
+            group[run] = 0 if size[group[run]] >= min_pixels else -1
+        n_runs, found = peak_kernels.number_tops(top[:n], runs, n_runs, group, seen, stretch, label)
+        runs, group = stretch, label
+    counts[:found] = 0
+    peak_kernels.moments(weight, runs, group, n_runs, sums[:found], box[:found], counts[:found])
+    for k in range(found):
+        totals[k] = sums[k, 0]
+        rows[k], cols[k] = box[k, 0] + sums[k, 1] / totals[k], box[k, 1] + sums[k, 2] / totals[k]
+    return found

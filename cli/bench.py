@@ -21,6 +21,7 @@ from ..callbacks.chunks import CompressedFrames, is_compressed
 from ..streaming import (
     ArchiveError,
     Background,
+    CompressedImage,
     Corrections,
     Finder,
     Frame,
@@ -45,6 +46,7 @@ LEAST_SIZE = 16  # px: a simulated spot and its surroundings
 _BACKGROUND, _NOISE, _HEIGHT = 100.0, 5.0, 2000.0
 _SIMULATED = Recipe(background_level=_BACKGROUND, threshold=60, min_pixels=2)
 _STEP = 0.25  # degrees
+_WHOLE, _WHOLE_FROM_FILE = "whole reducer", "reading and whole reducer"
 _ROUNDS = 3
 
 
@@ -58,8 +60,8 @@ class Scene:
     "How they are reduced."
     dark: Array | None = None
     "Mean dark, counts, shape (rows, columns), if the recipe wants one."
-    read: Callable[[int], Array] | None = None
-    "Reads one of the frames from its file again."
+    read: Callable[[int], Array | CompressedImage] | None = None
+    "Reads one of the frames from its file again, as it lies there if that is how a run's frames are read."
     compression: str = ""
     "How the file holds its frames."
 
@@ -93,7 +95,7 @@ class Measurement:
             self._timed("compare only", compare_only, np.asarray(frame.image), cut)
         if scene.read is not None:
             for number in range(len(frames)):
-                self._timed(f"reading ({scene.compression})", scene.read, number)
+                self._timed(f"reading ({scene.compression})", lambda n, read=scene.read: _dense(read(n)), number)
         background, finder = Background(recipe, dark=scene.dark), PeakFinder(recipe)
         linker = Linker(recipe)
         tracker = Tracker(recipe, linker.trajectory)
@@ -107,7 +109,12 @@ class Measurement:
             self.n_peaks += len(found.peaks["peak"])
         whole = Reducer(recipe, corrections=Corrections(dark=scene.dark))
         for frame in frames:
-            self._timed("whole reducer", whole.push, frame)
+            if scene.read is None:
+                self._timed(_WHOLE, whole.push, frame)
+            else:
+                self._timed(
+                    _WHOLE_FROM_FILE, lambda f, read=scene.read: whole.push(replace(f, image=read(f.frame))), frame
+                )
         what = "finding peaks" if scene.read is None else "reading and finding"
         self.seconds.setdefault(f"{what}, threads: {n_threads}", []).append(
             in_threads(frames, n_threads, lambda: search(recipe, scene.dark, read=scene.read))
@@ -151,7 +158,11 @@ def whole_cut(image: Any, recipe: Recipe, dark: Array | None) -> Array:
 
 
 def search(
-    recipe: Recipe, dark: Array | None = None, mask: Array | None = None, *, read: Callable[[int], Array] | None = None
+    recipe: Recipe,
+    dark: Array | None = None,
+    mask: Array | None = None,
+    *,
+    read: Callable[[int], Array | CompressedImage] | None = None,
 ) -> Callable[[Frame], PeaksOfFrame]:
     """Return what finds the peaks of a frame, by the recipe's finder, and may read its image again before.
 
@@ -164,7 +175,12 @@ def search(
         if not finders:
             rows, cols = frame.image.shape
             finders.append(make(recipe, Corrections(dark=dark, mask=mask).prepared((rows, cols))))
-        return finders[0].push(frame if read is None else replace(frame, image=read(frame.frame)))
+        if read is None:
+            return finders[0].push(frame)
+        image = read(frame.frame)
+        return finders[0].push(
+            replace(frame, image=image if getattr(finders[0], "takes_compressed", False) else _dense(image))
+        )
 
     return find
 
@@ -257,15 +273,19 @@ def _frames(images: list[Array]) -> tuple[Frame, ...]:
     )
 
 
-def reader(data: h5py.Dataset) -> Callable[[int], Array]:
+def _dense(image: Array | CompressedImage) -> Array:
+    return image.dense() if isinstance(image, CompressedImage) else image
+
+
+def reader(data: h5py.Dataset) -> Callable[[int], Array | CompressedImage]:
     """Return what reads one frame, the way that a run's frames are read."""
     if not is_compressed(data):
         return lambda number: data[number]
     packed = CompressedFrames(data)
 
-    def read(number: int) -> Array:
+    def read(number: int) -> Array | CompressedImage:
         image = packed.read(number)
-        return data[number] if image is None else image.dense()
+        return data[number] if image is None else image
 
     return read
 
@@ -308,7 +328,7 @@ def _table(measured: Measurement) -> Table:
 
 
 def _verdict(measured: Measurement) -> str:
-    reading = sum(measured.median(stage) for stage in measured.seconds if stage.startswith("reading"))
-    total = reading + measured.median("whole reducer")
-    what = "reading and reducing take" if reading else "reducing takes"
+    stage = _WHOLE if _WHOLE in measured.seconds else _WHOLE_FROM_FILE
+    total = measured.median(stage)
+    what = "reducing takes" if stage == _WHOLE else "reading and reducing take"
     return f"keeps up with {1 / total:.0f} frames/s: {what} {1e3 * total:.3g} ms a frame"

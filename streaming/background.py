@@ -351,8 +351,9 @@ def _direct(dtype: np.dtype) -> bool:
 
 def _is_whole(background: np.ndarray, threshold: float) -> bool:
     """Tell whether background + threshold is whole and exact everywhere."""
-    whole = bool((background == np.floor(background)).all()) and threshold == np.floor(threshold)
-    return whole and float(np.abs(background).max()) + threshold < _WHOLE
+    return (
+        threshold == np.floor(threshold) and lit_kernels.largest_whole(np.atleast_2d(background)) + threshold < _WHOLE
+    )
 
 
 def _rounded_down(cut: np.ndarray, dtype: np.dtype) -> np.ndarray:

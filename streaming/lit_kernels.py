@@ -16,6 +16,22 @@ _LINE = 64  # bytes
 
 
 @kernel()
+def largest_whole(levels: Array) -> float:
+    """Return the largest magnitude of the numbers of an image, infinity if one of them is not whole."""
+    # numpy would make two images more, which the system does not always get back.
+    largest = 0.0
+    for r in range(levels.shape[0]):
+        whole = True
+        for c in range(levels.shape[1]):
+            level = float(levels[r, c])
+            whole &= level == np.floor(level)
+            largest = max(largest, abs(level))
+        if not whole:
+            return np.inf
+    return largest
+
+
+@kernel()
 def narrow_cut(cut: Array, least: Array, excess: Array, wide: Array) -> int:
     """Write the cut as the least of each word of 64 pixels, and how far that of each pixel lies above it.
 
@@ -126,7 +142,7 @@ def _word(
     m: int,
     exact: bool,
     top: Any,
-    w: int,
+    w: Any,
 ) -> Any:
     """Return as bits which pixels of a word of a row are lit."""
     if cols < WORD:

@@ -297,6 +297,25 @@ def nearest_maximum(
 
 
 @kernel()
+def number_groups(
+    group: Array, n_runs: int, size: Array, n_groups: int, least: int, numbers: Array, number: Array
+) -> int:
+    """Number the groups of at least so many pixels, in their order; return how many there are.
+
+    group and size are what `groups` wrote. Written is of each run the number of its group, -1 where that is dropped;
+    numbers (groups) is room to work in.
+    """
+    kept = 0
+    for k in range(n_groups):
+        large = size[k] >= least
+        numbers[k] = kept if large else -1
+        kept += large
+    for i in range(n_runs):
+        number[i] = numbers[group[i]]
+    return kept
+
+
+@kernel()
 def number_tops(
     top: Array,
     runs: Array,
@@ -530,7 +549,7 @@ def columns_of_peaks(
         edge[k] = box[k, 2] == 0 or box[k, 4] == 0 or box[k, 3] == shape[0] - 1 or box[k, 5] == shape[1] - 1
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def runs_with_label(stretch: Array, label: Array, n_stretches: int, runs: Array) -> int:
     """Write row, first column, end and label of each stretch that has a label to runs (4, n); return how many."""
     n = 0
@@ -542,3 +561,46 @@ def runs_with_label(stretch: Array, label: Array, n_stretches: int, runs: Array)
             runs[3, n] = label[s]
             n += 1
     return n
+
+
+@kernel(error_model="numpy")
+def measure_peaks(
+    weight: Array,
+    runs: Array,
+    maxima: Array,
+    stretch: Array,
+    label: Array,
+    n_stretches: int,
+    shape: tuple[int, int],
+    sums: Array,
+    box: Array,
+    counts: Array,
+    columns: Array,
+    places: Array,
+    edge: Array,
+) -> None:
+    """Make the columns of peaks: `moments`, `count_maxima` and `columns_of_peaks` in one.
+
+    counts (2, n), of zeros: pixels and local maxima.
+    """
+    # One call: each gives up the interpreter's lock and waits for it again.
+    moments(weight, stretch, label, n_stretches, sums, box, counts[0])
+    count_maxima(runs, maxima, stretch, label, n_stretches, counts[1])
+    columns_of_peaks(sums, box, shape, columns, places, edge)
+
+
+@kernel()
+def list_peaks(
+    raw: Array,
+    stretch: Array,
+    label: Array,
+    n_stretches: int,
+    labels: Array,
+    row: Array,
+    col: Array,
+    value: Array,
+    runs: Array,
+) -> tuple[int, Any]:
+    """List runs and pixels of peaks, `runs_with_label` and `table_of_pixels` in one; return how many of each."""
+    n_runs = runs_with_label(stretch, label, n_stretches, runs)
+    return n_runs, table_of_pixels(raw, stretch, label, n_stretches, labels, row, col, value)

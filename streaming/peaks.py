@@ -112,25 +112,19 @@ class PeakFinder:
             n_runs = runs.shape[1] - 1
         made = (room.group, room.size, room.maxima, room.near)
         found = peak_kernels.groups(lit.intensity, runs, n_runs, *made)
-        # Groups that are large enough are numbered anew, in the same order; the others get -1.
-        large = room.size[:found] >= self._recipe.min_pixels
-        kept = int(large.sum())
-        number = np.where(large, np.cumsum(large, dtype=np.int32) - 1, -1).astype(np.int32)[room.group[:n_runs]]
+        least, number = self._recipe.min_pixels, room.number
+        kept = peak_kernels.number_groups(room.group, n_runs, room.size, found, least, room.numbers, number)
         stretch, label, n_stretches, n_peaks = runs, number, n_runs, kept
         if self._recipe.split != "none":
             top = self._tops(lit, room, runs, n_runs, found)
             stretch, label = room.stretch, room.label
             n_stretches, n_peaks = peak_kernels.number_tops(top, runs, n_runs, number, room.seen, stretch, label)
-        sums, box = np.empty((n_peaks, LANES)), np.empty((n_peaks, 8), np.int32)
-        n_pixels, n_maxima = np.zeros(n_peaks, np.int32), np.zeros(n_peaks, np.int32)
-        peak_kernels.moments(lit.intensity, stretch, label, n_stretches, sums, box, n_pixels)
-        peak_kernels.count_maxima(runs, room.maxima, stretch, label, n_stretches, n_maxima)
-        all_saturated, n_saturated = -1, np.full(n_peaks, -1, np.int32)
+        columns = _peaks(frame, omega, lit, (runs, room.maxima, stretch, label, n_stretches), n_peaks)
+        all_saturated, columns["n_saturated"] = -1, np.full(n_peaks, -1, np.int32)
         if self._recipe.saturation is not None:
-            level, n_saturated = float(self._recipe.saturation), np.zeros(n_peaks, np.int32)
-            all_saturated = peak_kernels.count_reaching(lit.raw, level, stretch, label, n_stretches, n_saturated)
-        columns = _peaks(frame, omega, sums, box, lit.shape)
-        columns |= {"n_pixels": n_pixels, "n_maxima": n_maxima, "n_saturated": n_saturated}
+            full_scale, counts = float(self._recipe.saturation), np.zeros(n_peaks, np.int32)
+            all_saturated = peak_kernels.count_reaching(lit.raw, full_scale, stretch, label, n_stretches, counts)
+            columns["n_saturated"] = counts
         columns["on_mask"] = np.zeros(n_peaks, np.bool_)
         for name, marks in (("on_edge", edge), ("on_mask", beside_mask)):
             if marks is not None:
@@ -140,11 +134,12 @@ class PeakFinder:
             group = np.repeat(room.group[:n_runs], np.diff(runs[2, : n_runs + 1]))
             labels = np.repeat(label[:n_stretches], np.diff(stretch[2, : n_stretches + 1]))
             columns |= self._fit.push(lit, group, labels, n_peaks, surroundings)
+        pixels, runs = _pixels(frame, lit.raw, stretch, label, n_stretches)
         return PeaksOfFrame(
             frame=frame,
             peaks=self._table.batch(columns),
-            pixels=_pixels(frame, lit.raw, stretch, label, n_stretches),
-            runs=_runs(stretch, label, n_stretches),
+            pixels=pixels,
+            runs=runs,
             n_lit=n,
             n_dropped=found - kept,
             n_saturated=all_saturated,
@@ -186,6 +181,7 @@ class _Room:
         self.group, self.size = np.empty((2, size), np.int32)
         self.maxima, self.near = np.empty(size + size // 64, np.int64), np.empty((4, size), np.int32)
         self.top, self.seen, self.label = np.empty((3, size), np.int32)
+        self.number, self.numbers = np.empty((2, size), np.int32)
         self.single, self.smoothed, self.single_best = np.empty((3, size), np.float32)
         self.best = np.empty(size)
 
@@ -231,30 +227,31 @@ class _Fit:
         )
 
 
-def _runs(stretch: np.ndarray, label: np.ndarray, n_stretches: int) -> np.ndarray:
-    runs = np.empty((4, n_stretches), np.int32)
-    return runs[:, : peak_kernels.runs_with_label(stretch, label, n_stretches, runs)]
-
-
-def _pixels(frame: int, raw: np.ndarray, stretch: np.ndarray, label: np.ndarray, n_stretches: int) -> Columns:
+def _pixels(
+    frame: int, raw: np.ndarray, stretch: np.ndarray, label: np.ndarray, n_stretches: int
+) -> tuple[Columns, np.ndarray]:
+    """Return the rows of the table `pixels`, and `PeaksOfFrame.runs`."""
     # The kernel writes whole vectors.
     room = len(raw) + WIDE
     peak, row, col = np.empty((3, room), np.int32)
-    value = np.empty(room, np.float64)
-    n = peak_kernels.table_of_pixels(raw, stretch, label, n_stretches, peak, row, col, value)
+    value, runs = np.empty(room, np.float64), np.empty((4, n_stretches), np.int32)
+    n_runs, n = peak_kernels.list_peaks(raw, stretch, label, n_stretches, peak, row, col, value, runs)
     columns = {"peak": peak[:n], "row": row[:n], "col": col[:n], "intensity": value[:n]}
-    return PIXELS.batch({"frame": np.full(n, frame), **columns})
+    return PIXELS.batch({"frame": np.full(n, frame), **columns}), runs[:, :n_runs]
 
 
-def _peaks(frame: int, omega: float, sums: np.ndarray, box: np.ndarray, shape: tuple[int, int]) -> Columns:
-    n = len(sums)
+def _peaks(frame: int, omega: float, lit: LitPixels, found: tuple[Any, Any, Any, Any, int], n: int) -> Columns:
+    """Return the columns of n peaks; found is what `measure_peaks` takes from the runs to the stretches."""
+    sums, box, counts = np.empty((n, LANES)), np.empty((n, 8), np.int32), np.zeros((2, n), np.int32)
     moments, places, edge = np.empty((7, n)), np.empty((6, n), np.int32), np.empty(n, np.bool_)
-    peak_kernels.columns_of_peaks(sums, box, shape, moments, places, edge)
+    peak_kernels.measure_peaks(lit.intensity, *found, lit.shape, sums, box, counts, moments, places, edge)
     return {
         "frame": np.full(n, frame),
         "peak": np.arange(n),
         **dict(zip(_MOMENTS, moments, strict=True)),
         **dict(zip(_PLACES, places, strict=True)),
+        "n_pixels": counts[0],
+        "n_maxima": counts[1],
         "on_edge": edge,
         "omega": np.full(n, omega),
     }
