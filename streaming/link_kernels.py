@@ -90,6 +90,13 @@ def peaks_of_columns(columns: tuple[Array, ...], n_pixels: Array, peaks: Array) 
 
 
 @kernel()
+def take_in(columns: tuple[Array, ...], n_pixels: Array, runs: Array, peaks: Array, spans: Array, owner: Array) -> None:
+    """Write what links are made from: `peaks_of_columns` and `spans_of_runs` in one call."""
+    peaks_of_columns(columns, n_pixels, peaks)
+    spans_of_runs(runs, spans, owner)
+
+
+@kernel()
 def _first_at(begin: Array, key: int) -> int:
     low, high = 0, len(begin)
     while low < high:
@@ -306,6 +313,28 @@ def weigh(
         weights[0, kept], weights[1, kept] = score, distance
         kept += int(every or reason == 0)
     return kept
+
+
+@kernel()
+def overlapping(
+    a: Array,
+    b: Array,
+    owner_a: Array,
+    owner_b: Array,
+    peaks_a: Array,
+    peaks_b: Array,
+    met: Array,
+    of_a: Array,
+    chain: Array,
+    pairs: Array,
+    limits: tuple[float, ...],
+    every: bool,
+    whole: Array,
+    weights: Array,
+) -> int:
+    """Write what each pair of peaks that share pixels is worth: `shared_pixels` and `weigh` in one call."""
+    n = shared_pixels(a, b, owner_a, owner_b, met, of_a, chain, pairs)
+    return weigh(pairs, n, peaks_a, peaks_b, limits, every, whole, weights)
 
 
 @kernel()

@@ -63,8 +63,8 @@ class Linkable:
         n, columns = runs.shape[1], found.peaks
         peaks = np.empty((len(columns["row"]), 7))
         spans, owner = np.empty((2, n + 1), np.int64), np.empty(n, np.int32)
-        link_kernels.peaks_of_columns(tuple([columns[name] for name in _COLUMNS]), columns["n_pixels"], peaks)
-        link_kernels.spans_of_runs(runs, spans, owner)
+        sums = tuple([columns[name] for name in _COLUMNS])
+        link_kernels.take_in(sums, columns["n_pixels"], runs, peaks, spans, owner)
         return cls(frame=found.frame, peaks=peaks, spans=spans, owner=owner)
 
     @property
@@ -84,26 +84,74 @@ class Linkable:
         return {"row": self.peaks[:, 0], "col": self.peaks[:, 1], "sum_intensity": self.peaks[:, 6]}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """Pairs of peaks of two frames, in the order of (peak_a, peak_b)."""
 
-    peak_a: np.ndarray
-    "Peak of the frame that comes first along the axis."
-    peak_b: np.ndarray
-    "Peak of the frame that comes next."
-    n_shared_pixels: np.ndarray
-    "Pixels lit in both."
-    score: np.ndarray
-    "Shared pixels over the pixels of the smaller peak."
-    distance: np.ndarray
-    "Distance of the centroids, pixels."
-    reason: np.ndarray
-    "`Reason`."
+    whole: np.ndarray
+    "peak_a, peak_b, n_shared_pixels and reason of each pair, int32, shape (4, pairs)."
+    weights: np.ndarray
+    "score and distance of each pair, shape (2, pairs)."
 
     def __len__(self) -> int:
         """Return how many they are."""
-        return len(self.peak_a)
+        return self.whole.shape[1]
+
+    @property
+    def peak_a(self) -> np.ndarray:
+        """Peak of the frame that comes first along the axis."""
+        return self.whole[0]
+
+    @property
+    def peak_b(self) -> np.ndarray:
+        """Peak of the frame that comes next."""
+        return self.whole[1]
+
+    @property
+    def n_shared_pixels(self) -> np.ndarray:
+        """Pixels lit in both."""
+        return self.whole[2]
+
+    @property
+    def reason(self) -> np.ndarray:
+        """`Reason`."""
+        return self.whole[3]
+
+    @property
+    def score(self) -> np.ndarray:
+        """Shared pixels over the pixels of the smaller peak."""
+        return self.weights[0]
+
+    @property
+    def distance(self) -> np.ndarray:
+        """Distance of the centroids, pixels."""
+        return self.weights[1]
+
+    def only(self, which: np.ndarray) -> "Candidates":
+        """Return some of them, by a flag for each."""
+        return Candidates(np.compress(which, self.whole, axis=1), np.compress(which, self.weights, axis=1))
+
+
+class _Room:
+    """Memory to work in, kept from pair to pair of frames."""
+
+    def __init__(self, n_runs: int, n_peaks: int) -> None:
+        self.n_runs, self.n_peaks = n_runs, n_peaks
+        self.met, self.of_a = np.empty(n_runs, np.uint64), np.empty((3, n_peaks), np.int32)
+        self.chain, self.pairs = np.empty((2, 3, n_runs), np.int32)
+        self.whole, self.weights = np.empty((4, n_runs), np.int32), np.empty((2, n_runs))
+
+    @classmethod
+    def of(cls, a: Linkable, b: Linkable) -> Self:
+        """Return room for a pair of frames."""
+        return cls(len(a.owner) + len(b.owner), a.n_peaks)
+
+    def for_pair(self, a: Linkable, b: Linkable) -> "_Room":
+        """Return room for another pair."""
+        n_runs, n_peaks = len(a.owner) + len(b.owner), a.n_peaks
+        if n_runs <= self.n_runs and n_peaks <= self.n_peaks:
+            return self
+        return _Room(max(n_runs + n_runs // 2, self.n_runs), max(n_peaks + n_peaks // 2, self.n_peaks))
 
 
 class Rule:
@@ -128,14 +176,24 @@ class Rule:
             float(recipe.max_distance_by_width),
             float(recipe.min_score),
         )
+        self._room = _Room(0, 0)
 
     def candidates(self, a: Linkable, b: Linkable) -> Candidates:
         """Return the candidates between two frames, a before b along the axis, with its word on each of them."""
-        pairs, n = _overlapping(a, b) if self._near is None else _near(a, b, self._near)
-        found = _weighed(a, b, pairs, n, self._limits, every=self.every)
+        if self._near is None:
+            found = self._overlapping(a, b)
+        else:
+            found = _weighed(a, b, *_near(a, b, self._near), self._limits, every=self.every)
         if self._partners is not None:
             self._partners(found, a, b)
         return found
+
+    def _overlapping(self, a: Linkable, b: Linkable) -> Candidates:
+        self._room = room = self._room.for_pair(a, b)
+        frames = (a.spans, b.spans, a.owner, b.owner, a.peaks, b.peaks)
+        work = (room.met, room.of_a[:, : a.n_peaks], room.chain, room.pairs)
+        n = link_kernels.overlapping(*frames, *work, self._limits, self.every, room.whole, room.weights)
+        return Candidates(room.whole[:, :n].copy(), room.weights[:, :n].copy())
 
 
 def link_peaks(a: Linkable, b: Linkable, recipe: Recipe) -> Candidates:
@@ -194,20 +252,7 @@ def _weighed(
 ) -> Candidates:
     whole, weights = np.empty((4, n), np.int32), np.empty((2, n))
     kept = link_kernels.weigh(pairs, n, a.peaks, b.peaks, limits, every, whole, weights)
-    peak_a, peak_b, shared, reason = whole[:, :kept]
-    score, distance = weights[:, :kept]
-    return Candidates(
-        peak_a=peak_a, peak_b=peak_b, n_shared_pixels=shared, score=score, distance=distance, reason=reason
-    )
-
-
-def _overlapping(a: Linkable, b: Linkable) -> tuple[np.ndarray, int]:
-    """Return peak of a, peak of b and pixels that they share in the first so many places of (3, places)."""
-    room = len(a.owner) + len(b.owner)
-    met = np.empty(room, np.uint64)
-    chain, pairs = np.empty((2, 3, room), np.int32)
-    of_a = np.empty((3, a.n_peaks), np.int32)
-    return pairs, link_kernels.shared_pixels(a.spans, b.spans, a.owner, b.owner, met, of_a, chain, pairs)
+    return Candidates(whole[:, :kept], weights[:, :kept])
 
 
 def _near(a: Linkable, b: Linkable, reach: float) -> tuple[np.ndarray, int]:
@@ -225,7 +270,9 @@ def _near(a: Linkable, b: Linkable, reach: float) -> tuple[np.ndarray, int]:
 
 def _count_shared(a: Linkable, b: Linkable, pairs: np.ndarray) -> None:
     """Write how many pixels each of these pairs shares to the third row."""
-    listed, n = _overlapping(a, b)
+    room = _Room.of(a, b)
+    listed, frames = room.pairs, (a.spans, b.spans, a.owner, b.owner)
+    n = link_kernels.shared_pixels(*frames, room.met, room.of_a, room.chain, listed)
     keys = listed[0, :n].astype(np.int64) * b.n_peaks + listed[1, :n]
     wanted = pairs[0].astype(np.int64) * b.n_peaks + pairs[1]
     pairs[2] = 0

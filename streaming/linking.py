@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntFlag
 from typing import Self
@@ -95,8 +95,10 @@ class JoinedFrames:
     "The frame that comes first along the axis."
     frame_b: int
     "The next one."
-    rows: Columns
-    "Rows of the table ``links``."
+    axis: int
+    "The axis."
+    candidates: Candidates
+    "The links."
     wraps: bool
     "Whether the way leads over the end of the turn."
 
@@ -107,8 +109,8 @@ class Linked:
 
     joined: list[JoinedFrames] = field(default_factory=list[JoinedFrames])
     "New links."
-    others: list[Columns] = field(default_factory=list[Columns])
-    "Candidates that are no links, where the recipe keeps them: rows of the table ``links`` in batches."
+    others: list[JoinedFrames] = field(default_factory=list[JoinedFrames])
+    "Candidates that are no links, where the recipe keeps them."
     resolved: list[tuple[int, Ending]] = field(default_factory=list[tuple[int, Ending]])
     "Frames of which every neighbour has come or never will, and what they miss; each is named once."
 
@@ -367,44 +369,19 @@ class Linker:
             return
         else:
             candidates = rule.candidates(a, b)
-        names = (frame_a, frame_b, axis)
-        if rule is None or not rule.every:
-            rows = self._rows(*names, candidates)
-        else:
-            rows = self._rows(*names, candidates, np.flatnonzero(candidates.reason == 0))
-            if recipe.keep_candidates:
-                others = self._rows(*names, candidates, np.flatnonzero(candidates.reason))
-                linked.others += [others] if len(others["axis"]) else []
-        if len(rows["axis"]):
-            linked.joined.append(JoinedFrames(frame_a=frame_a, frame_b=frame_b, rows=rows, wraps=wraps))
-
-    def _rows(
-        self, frame_a: int, frame_b: int, axis: int, candidates: Candidates, rows: np.ndarray | None = None
-    ) -> Columns:
-        """Return some candidates, or all, as the table ``links`` has them: columns, order and types."""
-        each = (candidates.peak_a, candidates.peak_b, candidates.n_shared_pixels, candidates.score, candidates.distance)
-        if rows is not None:
-            each = tuple([values[rows] for values in each])
-        peak_a, peak_b, shared, score, distance = each
-        frames, axes = np.empty((2, len(peak_a)), np.int64), np.empty(len(peak_a), np.int16)
-        first, second = frames
-        first.fill(frame_a)
-        second.fill(frame_b)
-        axes.fill(axis)
-        columns = {
-            "frame_a": first,
-            "peak_a": peak_a,
-            "frame_b": second,
-            "peak_b": peak_b,
-            "axis": axes,
-            "n_shared_pixels": shared,
-            "score": score,
-            "distance": distance,
-        }
-        if self._recipe.keep_candidates:
-            reason = candidates.reason if rows is None else candidates.reason[rows]
-            columns["reason"] = reason.astype(np.int16)
-        return columns
+        links = candidates
+        if rule is not None and rule.every:
+            linking = candidates.reason == 0
+            links = candidates.only(linking)
+            if recipe.keep_candidates and len(links) < len(candidates):
+                others = candidates.only(~linking)
+                linked.others.append(
+                    JoinedFrames(frame_a=frame_a, frame_b=frame_b, axis=axis, candidates=others, wraps=wraps)
+                )
+        if len(links):
+            linked.joined.append(
+                JoinedFrames(frame_a=frame_a, frame_b=frame_b, axis=axis, candidates=links, wraps=wraps)
+            )
 
     def _near(self, frame: int) -> list[int]:
         """Return the frames, here or not, for which it matters that a frame is missing."""
@@ -462,6 +439,35 @@ class Linker:
         swept = abs(last.omega - first.omega)
         step = max(first.width, last.width) or swept / steps
         return 0.5 * step <= 360.0 - swept <= (1.5 + self._recipes[0].max_gap) * step
+
+
+def rows_of_links(joined: Sequence[JoinedFrames], *, reasons: bool) -> Columns:
+    """Return the links of one pair of frames or more as the table ``links`` has them: columns, order and types."""
+    whole, weights = joined[0].candidates.whole, joined[0].candidates.weights
+    if len(joined) > 1:
+        whole = np.concatenate([each.candidates.whole for each in joined], axis=1)
+        weights = np.concatenate([each.candidates.weights for each in joined], axis=1)
+    n = whole.shape[1]
+    (frame_a, frame_b), axis = np.empty((2, n), np.int64), np.empty(n, np.int16)
+    end = 0
+    for each in joined:
+        start, end = end, end + len(each.candidates)
+        frame_a[start:end] = each.frame_a
+        frame_b[start:end] = each.frame_b
+        axis[start:end] = each.axis
+    columns = {
+        "frame_a": frame_a,
+        "peak_a": whole[0],
+        "frame_b": frame_b,
+        "peak_b": whole[1],
+        "axis": axis,
+        "n_shared_pixels": whole[2],
+        "score": weights[0],
+        "distance": weights[1],
+    }
+    if reasons:
+        columns["reason"] = whole[3].astype(np.int16)
+    return columns
 
 
 def _next_along(a: Position, b: Position, recipe: Recipe) -> bool:

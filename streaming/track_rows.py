@@ -121,14 +121,14 @@ class Rows:
         fewer = 0
         for joined in linked.joined:
             start_a, start_b = self._starts[joined.frame_a][0], self._starts[joined.frame_b][0]
-            peak_a, peak_b = joined.rows["peak_a"], joined.rows["peak_b"]
+            peak_a, peak_b = joined.candidates.peak_a, joined.candidates.peak_b
             fewer += track_kernels.join_tracks(peak_a, peak_b, start_a, start_b, joined.wraps, self._whole)
         return fewer
 
     def rows_of(self, joined: JoinedFrames) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of linked peaks."""
-        row_a = self._starts[joined.frame_a][0] + joined.rows["peak_a"].astype(np.int64)
-        return row_a, self._starts[joined.frame_b][0] + joined.rows["peak_b"].astype(np.int64)
+        row_a = self._starts[joined.frame_a][0] + joined.candidates.peak_a.astype(np.int64)
+        return row_a, self._starts[joined.frame_b][0] + joined.candidates.peak_b.astype(np.int64)
 
     def resolve(self, resolved: list[tuple[int, Ending]]) -> np.ndarray:
         """Take in that neighbours of frames are known; return the roots of the tracks that wait for no other."""

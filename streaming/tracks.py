@@ -7,7 +7,7 @@ import numpy as np
 
 from . import track_kernels
 from .link_rules import Reason
-from .linking import JoinedFrames, Linked, Position
+from .linking import JoinedFrames, Linked, Position, rows_of_links
 from .peaks import PeaksOfFrame
 from .recipe import Recipe
 from .tables import MEMBERS, OPEN_TRACKS, TABLES, Batches, Columns, Table, motors_of_tracks
@@ -20,13 +20,15 @@ from .valleys import valley_cuts
 class _HeldLinks:
     """Links of open tracks, which wait for their track to be cut."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reasons: bool) -> None:
         self.n = 0
+        self._reasons = reasons
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, Columns]] = []
 
     def append(self, joined: JoinedFrames, row_a: np.ndarray, row_b: np.ndarray) -> None:
         """Add the links of two frames, with the rows of their peaks."""
-        self._parts.append((row_a, row_b, np.full(len(row_a), joined.wraps), joined.rows))
+        links = rows_of_links([joined], reasons=self._reasons)
+        self._parts.append((row_a, row_b, np.full(len(row_a), joined.wraps), links))
         self.n += len(row_a)
 
     def take(self, parent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Columns]:
@@ -73,7 +75,7 @@ class Tracker:
         self._shown = itemgetter(*[made.index(name) for name in OPEN_TRACKS.names])
         self._rows = Rows(len(self._motors))
         self._n_open = 0
-        self._links = _HeldLinks()
+        self._links = _HeldLinks(reasons=recipe.keep_candidates)
 
     @property
     def n_bytes(self) -> int:
@@ -100,7 +102,8 @@ class Tracker:
         """Take in links, and frames whose neighbours are known; return new rows of links, tracks and members."""
         self._n_open -= self._rows.join(linked)
         cuts = self._recipe.valley is not None
-        links = [] if cuts else [joined.rows for joined in linked.joined]
+        joined_now = linked.others if cuts else [*linked.joined, *linked.others]
+        links: list[Columns] = []
         if cuts:
             for joined in linked.joined:
                 self._links.append(joined, *self._rows.rows_of(joined))
@@ -120,7 +123,8 @@ class Tracker:
                 "tracks": dict(zip(self._table.names, self._in_order(columns), strict=True)),
                 "members": dict(zip(MEMBERS.names, members, strict=True)),
             }
-        links += linked.others
+        if joined_now:
+            links.append(rows_of_links(joined_now, reasons=self._recipe.keep_candidates))
         if links:
             closed["links"] = links[0]
             if len(links) > 1:
