@@ -39,8 +39,8 @@ class BareKernels:
         """Return the peaks of an image."""
         found = _search(image, self._cut, self._narrow, self._threshold, self._min_pixels, self._split, self._room)
         row, col, intensity, counts = (each[:found] for each in self._room[-4:])
-        # Parts of groups that are too small are none.
-        keep = slice(None) if self._split else counts >= self._min_pixels
+        # Parts of groups that are too small are none. The memory is used again: what is returned is a copy.
+        keep = counts >= (0 if self._split else self._min_pixels)
         return Found(row=row[keep], col=col[keep], intensity=intensity[keep])
 
 

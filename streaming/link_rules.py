@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 
 from . import link_kernels
+from .errors import FrameError
 from .midas_links import RingPeaks, midas_distance, midas_overlap
 from .peaks import PeaksOfFrame
 from .recipe import LinkRule, Recipe
@@ -47,13 +48,19 @@ class Linkable:
     peaks: np.ndarray
     "row, col, n_pixels, var_row, var_col, cov_row_col and sum_intensity of each peak, shape (peaks, 7)."
     spans: np.ndarray
-    "Where each run of lit pixels begins and ends (`link_kernels.spans_of_runs`), int64, shape (2, runs + 1)."
+    "Where each run of lit pixels begins and ends (`link_kernels.spans_of_runs`), uint32, shape (2, runs + 1)."
     owner: np.ndarray
     "Peak of each run, int32."
 
     @classmethod
     def of(cls, found: PeaksOfFrame) -> Self:
-        """Return what is to be kept of a frame."""
+        """Return what is to be kept of a frame.
+
+        Raises
+        ------
+        FrameError
+            A peak lies beyond the largest frame that can be linked.
+        """
         runs = found.runs
         if runs is None:
             pixels = found.pixels
@@ -62,9 +69,12 @@ class Linkable:
             runs = runs[:, :n]
         n, columns = runs.shape[1], found.peaks
         peaks = np.empty((len(columns["row"]), 7))
-        spans, owner = np.empty((2, n + 1), np.int64), np.empty(n, np.int32)
+        spans, owner = np.empty((2, n + 1), np.uint32), np.empty(n, np.int32)
         sums = tuple([columns[name] for name in _COLUMNS])
-        link_kernels.take_in(sums, columns["n_pixels"], runs, peaks, spans, owner)
+        if not link_kernels.take_in(sums, columns["n_pixels"], runs, peaks, spans, owner):
+            raise FrameError(
+                f"frame {found.frame} is too large; wanted {link_kernels.LONGEST} rows and columns at most"
+            )
         return cls(frame=found.frame, peaks=peaks, spans=spans, owner=owner)
 
     @property
@@ -75,7 +85,7 @@ class Linkable:
     @property
     def runs(self) -> np.ndarray:
         """Row, first column, end and peak of each run of lit pixels, int32, shape (4, runs)."""
-        row, col = np.divmod(self.spans[:, :-1], 1 << 32)
+        row, col = np.divmod(self.spans[:, :-1], 1 << 16)
         return np.stack([row[0], *col, self.owner]).astype(np.int32)
 
     @property

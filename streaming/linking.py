@@ -188,9 +188,9 @@ class Linker:
         """
         frame = position.frame
         self.check(frame)
+        self._held[frame] = (position, Linkable.of(found))
         self._came[frame] = True
         self._newest = max(self._newest, frame)
-        self._held[frame] = (position, Linkable.of(found))
         first = self._first
         if first is None or frame < first.frame:
             self._first = position

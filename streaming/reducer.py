@@ -11,6 +11,7 @@ from .corrections import Corrections
 from .errors import FrameError, SettingsError
 from .finders import Finder, finder_for
 from .frame import Frame, SparseImage
+from .link_kernels import LONGEST
 from .linking import Linker, Position
 from .peaks import PeaksOfFrame
 from .recipe import Recipe
@@ -224,6 +225,8 @@ class Reducer:
         shape = tuple(frame.image.shape)
         if len(shape) != 2 or 0 in shape:
             raise FrameError(f"the image has shape {shape}; wanted (rows, columns), each 1 or more")
+        if max(shape) > LONGEST:
+            raise FrameError(f"the image has shape {shape}; wanted {LONGEST} rows and columns at most")
         prepared = self._corrections.prepared((int(shape[0]), int(shape[1])))
         self.shape = prepared.shape
         return self._make_finder(self._recipe, prepared)

@@ -53,7 +53,7 @@ def test_a_peak_has_any_number_of_partners_in_their_order():
         np.array([[0, 1], [0, 0], [9, 9], [0, 0]], np.int32),
         np.array([[0, 0, 1, 1], [0, 6, 0, 3], [2, 9, 2, 5], [1, 2, 1, 0]], np.int32),
     ]
-    spans = [np.empty((2, each.shape[1] + 1), np.int64) for each in runs]
+    spans = [np.empty((2, each.shape[1] + 1), np.uint32) for each in runs]
     owners = [np.empty(each.shape[1], np.int32) for each in runs]
     for each, span, owner in zip(runs, spans, owners, strict=True):
         link_kernels.spans_of_runs(each, span, owner)

@@ -11,6 +11,7 @@ from naive import naive_reduce
 from unit.streaming.strategies import DTYPES, images, recipes, sparse, sweeps
 
 from hedmlive.streaming import TABLES, Corrections, Frame, FrameError, Recipe, Reducer, digest, join, tables_with_roles
+from hedmlive.streaming.link_kernels import LONGEST
 
 
 def pushed(frames, recipe, **given_):
@@ -219,9 +220,21 @@ def test_a_frame_comes_once():
         reducer.push(dot(0, 0.0, 1.0))
 
 
+def test_the_largest_frame_is_linked_up_to_its_corners_and_a_larger_one_is_refused():
+    for shape in ((1, LONGEST), (LONGEST, 1)):
+        image = np.zeros(shape, np.uint8)
+        image.flat[[0, 1, -2, -1]] = 9
+        frames = [Frame(frame=k, point=k, image=image, omega_start=k, omega_end=k + 1) for k in range(2)]
+        links = join(pushed(frames, Recipe(threshold=1)))["links"]
+        assert links["n_shared_pixels"].tolist() == [2, 2]
+        larger = replace(frames[0], image=np.zeros([n + (n > 1) for n in shape], np.uint8))
+        with pytest.raises(FrameError, match=f"wanted {LONGEST} rows and columns at most"):
+            Reducer(Recipe(threshold=1)).push(larger)
+
+
 def test_more_peaks_than_a_track_id_can_number_are_refused():
-    image = np.zeros((2, 2_000_010), np.uint8)
-    image[0, ::2] = 1
+    image = np.zeros((2002, 2002), np.uint8)
+    image[::2, ::2] = 1
     reducer = Reducer(Recipe(threshold=0))
     with pytest.raises(FrameError, match="frame 0 has more than 1000000 peaks; raise the threshold"):
         reducer.push(Frame(frame=0, point=0, image=image))
