@@ -60,7 +60,7 @@ def spans_of_runs(runs: Array, spans: Array, owner: Array) -> bool:
         Int32, shape (runs,).
     """
     n = runs.shape[1]
-    most = np.int64(0)
+    most: Any = np.int64(0)
     for i in range(n):
         most = max(most, np.int64(runs[0, i]) + 1, np.int64(runs[2, i]))
         row = np.int64(runs[0, i]) << 16
@@ -136,7 +136,7 @@ def _meetings(a: Array, b: Array, met: Array) -> tuple[int, int, int]:
     """
     begin_a, end_a, begin_b, end_b = a[0], a[1], b[0], b[1]
     n_a, n_b = len(begin_a) - 1, len(begin_b) - 1
-    middle = (np.int64(begin_a[n_a // 2]) >> 16) << 16
+    middle: Any = (np.int64(begin_a[n_a // 2]) >> 16) << 16
     low_i, low_j = _Index(_first_at(begin_a, middle)), _Index(_first_at(begin_b, middle))
     start = low_i + low_j
     i = j = n = _Index(0)
