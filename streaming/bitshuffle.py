@@ -74,6 +74,25 @@ def decompress(chunk: Chunk, shape: tuple[int, ...], dtype: Any, *, out: np.ndar
     return out
 
 
+def stored(image: np.ndarray) -> CompressedImage:
+    """Return an image in the form of a compressed one, of one block and no smaller: for who needs one without a file.
+
+    Parameters
+    ----------
+    image
+        Numbers, shape (rows, columns), their product a multiple of 8.
+    """
+    held = np.ascontiguousarray(image).reshape(-1, 1).view(np.uint8)
+    bits = np.unpackbits(held, axis=1, bitorder="little")
+    planes = np.packbits(bits.T, axis=1, bitorder="little").tobytes()
+    # LZ4's last sequence: how many literals, by a number of 15 at most and then of 255 at most each, and no match.
+    more = len(planes) - 15
+    length = bytes([len(planes) << 4]) if more < 0 else b"\xf0" + b"\xff" * (more // 255) + bytes([more % 255])
+    lz4 = length + planes
+    header = image.nbytes.to_bytes(8, "big") + image.nbytes.to_bytes(4, "big") + len(lz4).to_bytes(4, "big")
+    return CompressedImage(shape=(image.shape[0], image.shape[1]), dtype=image.dtype, chunk=header + lz4)
+
+
 class ChunkCut:
     """Finds the pixels above a cut in bitshuffle-lz4 chunks, without making numbers of the others.
 

@@ -147,7 +147,7 @@ class _Room:
 
     def __init__(self, n_runs: int, n_peaks: int) -> None:
         self.n_runs, self.n_peaks = n_runs, n_peaks
-        self.met, self.of_a = np.empty(n_runs, np.uint64), np.empty((3, n_peaks), np.int32)
+        self.met, self._of_a = np.empty(n_runs, np.uint64), np.empty(3 * n_peaks, np.int32)
         self.chain, self.pairs = np.empty((2, 3, n_runs), np.int32)
         self.whole, self.weights = np.empty((4, n_runs), np.int32), np.empty((2, n_runs))
 
@@ -155,6 +155,10 @@ class _Room:
     def of(cls, a: Linkable, b: Linkable) -> Self:
         """Return room for a pair of frames."""
         return cls(len(a.owner) + len(b.owner), a.n_peaks)
+
+    def of_a(self, n_peaks: int) -> np.ndarray:
+        """Return three lists of the peaks of one frame, contiguous whatever the room: others are compiled for anew."""
+        return self._of_a[: 3 * n_peaks].reshape(3, n_peaks)
 
     def for_pair(self, a: Linkable, b: Linkable) -> "_Room":
         """Return room for another pair."""
@@ -201,7 +205,7 @@ class Rule:
     def _overlapping(self, a: Linkable, b: Linkable) -> Candidates:
         self._room = room = self._room.for_pair(a, b)
         frames = (a.spans, b.spans, a.owner, b.owner, a.peaks, b.peaks)
-        work = (room.met, room.of_a[:, : a.n_peaks], room.chain, room.pairs)
+        work = (room.met, room.of_a(a.n_peaks), room.chain, room.pairs)
         n = link_kernels.overlapping(*frames, *work, self._limits, self.every, room.whole, room.weights)
         return Candidates(room.whole[:, :n].copy(), room.weights[:, :n].copy())
 
@@ -282,7 +286,7 @@ def _count_shared(a: Linkable, b: Linkable, pairs: np.ndarray) -> None:
     """Write how many pixels each of these pairs shares to the third row."""
     room = _Room.of(a, b)
     listed, frames = room.pairs, (a.spans, b.spans, a.owner, b.owner)
-    n = link_kernels.shared_pixels(*frames, room.met, room.of_a, room.chain, listed)
+    n = link_kernels.shared_pixels(*frames, room.met, room.of_a(a.n_peaks), room.chain, listed)
     keys = listed[0, :n].astype(np.int64) * b.n_peaks + listed[1, :n]
     wanted = pairs[0].astype(np.int64) * b.n_peaks + pairs[1]
     pairs[2] = 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .bitshuffle import CompressedImage
+from .bitshuffle import CompressedImage, stored
 from .corrections import Corrections
 from .errors import FrameError, SettingsError
 from .finders import Finder, finder_for
@@ -174,9 +174,10 @@ class Reducer:
 
     @staticmethod
     def warm(dtype: DTypeLike, recipe: Recipe | None = None) -> None:
-        """Compile what dense frames of one type need, so that the first frame does not wait for the compiler.
+        """Compile what frames of one type need, so that the first frame does not wait for the compiler.
 
-        No reducer is touched: this may run in any thread, before there is one.
+        They may be compressed (bitshuffle-lz4) or not. No reducer is touched: this may run in any thread, before there
+        is one.
 
         Parameters
         ----------
@@ -197,7 +198,9 @@ class Reducer:
         image = np.full((4, 4), 100, dtype)
         with_speck = image.copy()
         with_speck[0, 1:] = with_speck[1] = 0
-        images = (image, with_speck, image)
+        # Files hold them compressed as a rule. The first one's lit pixels are listed from what lies there; many are, so
+        # the next is decompressed.
+        images = (image, with_speck, image, *map(stored, (image, image)))
         # Whole backgrounds and others take different ways. The mean of darks is hardly ever whole, the median of counts
         # is whole or half, and what is compiled for nothing costs the first start seconds, as a sparse image would,
         # which no detector gives.
@@ -209,6 +212,7 @@ class Reducer:
             for number, each in enumerate(images):
                 reducer.push(Frame(frame=number, point=number, image=each, omega_start=number, omega_end=number + 1))
             reducer.flush()
+            reducer._tracker.sweep()
 
     def _check(self, frame: Frame) -> None:
         if frame.frame < 0:

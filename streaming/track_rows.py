@@ -213,14 +213,15 @@ class Rows:
             self._frames[: len(frames)], self._motors[: len(motors)] = frames, motors
         if self.n + n_new <= len(self._numbers):
             return None
-        place = self._forget() if 3 * self._n_taken >= self.n else None
+        place = self.forget() if 3 * self._n_taken >= self.n else None
         needed, capacity = max(self.n + n_new, _FIRST_CAPACITY), len(self._numbers)
         wanted = needed + max(needed // 2, _SPARE)
         if 3 * needed > 2 * capacity or 4 * wanted < capacity:
             self._take_memory(wanted)
         return place
 
-    def _forget(self) -> np.ndarray:
+    def forget(self) -> np.ndarray:
+        """Forget the rows that were taken; return the new place of each row, -1 if it is gone."""
         place, used = np.empty(self.n + 1, np.int64), np.zeros(self._n_slots, np.int64)
         kept = track_kernels.sweep_rows(self.n, self._whole, self._numbers, place, used)
         self._n_slots = track_kernels.sweep_slots(kept, self._whole, used, self._frames, self._motors)

@@ -87,6 +87,10 @@ class Tracker:
         """Tracks that a frame still to come could join."""
         return self._n_open
 
+    def sweep(self) -> None:
+        """Forget what closed tracks were made from now, and not when the memory for it is full."""
+        self._links.sweep(self._rows.forget())
+
     def push(self, position: Position, found: PeaksOfFrame, linked: Linked) -> Batches:
         """Take in one frame and what its links are; return the tracks that closed."""
         frame = position.frame

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from naive_bitshuffle import Damaged, naive_compress, naive_decompress, naive_lit, naive_lz4, naive_runs, sequence
 
 from hedmlive.streaming import FrameError, SettingsError
-from hedmlive.streaming.bitshuffle import ChunkCut, CompressedImage, decompress
+from hedmlive.streaming.bitshuffle import ChunkCut, CompressedImage, decompress, stored
 from hedmlive.streaming.bitshuffle_kernels import SLACK, _lz4
 
 COUNTS = ("uint8", "uint16", "uint32", "int8", "int16", "int32")
@@ -55,6 +55,22 @@ def test_a_chunk_gives_the_numbers_that_were_written(data):
     numbers = decompress(chunk, image.shape, image.dtype)
     assert numbers.dtype == image.dtype
     assert numbers.tobytes() == image.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_what_is_stored_without_a_file_is_read_by_the_filter(data):
+    rows, cols, dtype = data.draw(st.integers(1, 20)), 8 * data.draw(st.integers(1, 9)), data.draw(st.sampled_from(ANY))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    image = rng.integers(0, 256, (rows, cols * np.dtype(dtype).itemsize), np.uint8).view(dtype)
+    made = stored(image)
+    assert (made.shape, made.dtype) == (image.shape, image.dtype)
+    assert made.dense().tobytes() == image.tobytes()
+    with h5py.File.in_memory() as file:
+        like = {"dtype": image.dtype, "chunks": image.shape, **hdf5plugin.Bitshuffle(cname="lz4")}
+        data_set = file.create_dataset("data", image.shape, **like)
+        data_set.id.write_direct_chunk((0, 0), made.chunk)
+        assert data_set[()].tobytes() == image.tobytes()
 
 
 @settings(max_examples=30, deadline=None)
