@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import extending, njit, types
+from numba import extending, types
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .vectors import prefetch, trailing_zeros
 
 Array = NDArray[Any]
@@ -244,7 +245,7 @@ numbers_of: Any = _numbers
 list_of: Any = _list
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _lz4(packed: Array, first: int, end: int, planes: Array, size: int) -> bool:
     """Decode one LZ4 block, packed[first:end], to planes[:size]; tell whether it is exactly that long.
 
@@ -316,7 +317,7 @@ def _lz4(packed: Array, first: int, end: int, planes: Array, size: int) -> bool:
     return False
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _block(chunk: Array, i: int, planes: Array, size: int) -> int:
     """Decode the block whose length, big-endian, stands at chunk[i:i+4]; return where it ends, -1 if damaged."""
     if len(chunk) - i < 4:
@@ -330,7 +331,7 @@ def _block(chunk: Array, i: int, planes: Array, size: int) -> int:
     return i + length
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def lit_of_chunk(
     chunk: Array,
     i: int,
@@ -467,7 +468,7 @@ def lit_of_chunk(
     return n_runs, n, i
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def _compare(scratch: Array, n_bytes: int, planes: Array, places: Array, j: int, above: Array, pixels: Array) -> None:
     """Write whether each pixel of a block is above its cut."""
     n_words = (8 * n_bytes + 63) // 64
@@ -478,7 +479,7 @@ def _compare(scratch: Array, n_bytes: int, planes: Array, places: Array, j: int,
         above[n_words - 1] &= (np.uint64(1) << np.uint64(8 * (n_bytes % 8))) - np.uint64(1)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _compare_rest(chunk: Array, i: int, cuts: Array, first: int, pixels: Array) -> Any:
     """Copy the pixels that are not compressed, from cuts[first] on, to `pixels`; tell by bits which are above."""
     n = len(cuts) - first
@@ -492,7 +493,7 @@ def _compare_rest(chunk: Array, i: int, cuts: Array, first: int, pixels: Array) 
     return word
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def _valid(word: Any, pixels: Array, i: int, top: Any, sentinels: Array) -> Any:
     """Clear the bits of pixels that are above `top` or hold a sentinel."""
     if top == np.iinfo(pixels.dtype).max and len(sentinels) == 0:
@@ -510,7 +511,7 @@ def _valid(word: Any, pixels: Array, i: int, top: Any, sentinels: Array) -> Any:
     return word
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _list_block(
     pixels: Array,
     start: int,
@@ -556,7 +557,7 @@ def _list_block(
             c += LANES
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def unpack(chunk: Array, i: int, block: int, scratch: Array, out: Array) -> int:
     """Decode the blocks that begin at chunk[i] to numbers.
 

@@ -6,8 +6,8 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from .compiled import compiled
 from .errors import FrameError, SettingsError
 from .frame import SparseImage
 
@@ -301,7 +301,7 @@ def _as_one(transforms: Iterable[int]) -> tuple[bool, bool, bool]:
     return transpose, flip_rows, flip_cols
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _mirror_columns(image: Any, flip_rows: bool, out: Any) -> None:
     """Mirror columns, and rows if asked for."""
     n_rows, n_cols = image.shape
@@ -313,7 +313,7 @@ def _mirror_columns(image: Any, flip_rows: bool, out: Any) -> None:
             target[c] = source[np.uint64(n_cols - 1 - c)]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _transpose(image: Any, flip_rows: bool, flip_cols: bool, out: Any) -> None:
     """Transpose, then mirror rows and columns of the outcome."""
     n_rows, n_cols = image.shape
@@ -339,7 +339,7 @@ def _transpose(image: Any, flip_rows: bool, flip_cols: bool, out: Any) -> None:
                         out[n_cols - 1 - c if flip_rows else c, r] = value
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _whole_cut(background: Any, threshold: float, flat: Any, lowest: float, full: float, top: Any, cut: Any) -> bool:
     """Write floor(background + threshold * flat), top if that is NaN or not below full; tell if one is below lowest."""
     below = False
@@ -356,7 +356,7 @@ def _whole_cut(background: Any, threshold: float, flat: Any, lowest: float, full
     return below
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _fill(image: Any, where: Any, value: Any) -> None:
     # numpy.putmask branches for each pixel: 15 times slower where bad pixels lie scattered.
     for r in range(image.shape[0]):

@@ -4,13 +4,14 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 Array = NDArray[Any]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def median_3x3(image: Array, out: Array) -> None:
     """Write the median of each 3x3 block; the image's outermost pixels are left alone."""
     for r in range(1, image.shape[0] - 1):
@@ -35,7 +36,7 @@ def median_3x3(image: Array, out: Array) -> None:
             out[r, c] = max(min(low, middle), min(max(low, middle), high))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _counts(value: Any, sentinels: Array) -> bool:
     """Tell whether a raw value is a number and no sentinel."""
     for s in sentinels:
@@ -44,7 +45,7 @@ def _counts(value: Any, sentinels: Array) -> bool:
     return np.isfinite(value)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _middle(values: Array) -> Any:
     """Return the median, but for 2^-10 of twice the mean above the lowest value.
 
@@ -67,7 +68,7 @@ def _middle(values: Array) -> Any:
     return low + width
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def zone_levels(
     raw: Array,
     dark: Array,
@@ -129,7 +130,7 @@ def zone_levels(
         sigma[k] = math.sqrt(variance)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def lit_by_zone(
     raw: Array,
     dark: Array,
@@ -160,7 +161,7 @@ def lit_by_zone(
     return n
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def lit_by_tile(
     raw: Array,
     dark: Array,

@@ -7,9 +7,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .fit_pixels import MOST_PIXELS
 from .fit_profile import (
     AT_BOUND,
@@ -111,7 +111,7 @@ def _start(
     return True
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def fit_groups(
     first: int,
     end: int,
@@ -217,7 +217,7 @@ def fit_groups(
         )
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _too_large(g: int, start: Array, peak_start: Array) -> bool:
     return start[g + 1] - start[g] > MOST_PIXELS or peak_start[g + 1] - peak_start[g] > MOST_PEAKS
 
@@ -230,7 +230,7 @@ def _place(pixels: Array, n: int, x: float, y: float) -> None:
     pixels[3, n] = math.atan2(y, x)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _fit_group(
     n_peaks: int,
     names: Array,
@@ -338,7 +338,7 @@ def _fit_group(
             )
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _clusters(n_peaks: int, most_peaks: int, parameters: Array, axes: Array, cluster: Array) -> int:
     """Number the clusters that are fitted jointly; return how many.
 
@@ -387,7 +387,7 @@ def _apart(parameters: Array, axes: Array, p: int, q: int) -> float:
     return math.hypot(x, y) / size
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _report(
     c: int,
     cluster: Array,

@@ -4,8 +4,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 Array = NDArray[Any]
 
@@ -16,7 +17,7 @@ _UNLIT, _LIT, _OWN, _LISTED = range(4)
 "States of a pixel: lit, of the group that is looked at, or among its surroundings already."
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def by_label(labels: Array, start: Array, order: Array) -> None:
     """Sort indices by label, in their order within a label; labels below 0 are left out.
 
@@ -35,7 +36,7 @@ def by_label(labels: Array, start: Array, order: Array) -> None:
             place[labels[i]] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def surround(
     row: Array,
     col: Array,
@@ -124,7 +125,7 @@ def surround(
     return n
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _touches_another(state: Array, at: int, across: int) -> bool:
     touches = False
     for row in (at - across, at, at + across):

@@ -11,9 +11,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .fit_functions import exp_of, log_of
 from .vectors import kernel, sum_products
 
@@ -276,7 +276,7 @@ def _bounded_step(
     return True
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def minimise(
     parameters: Array,
     low: Array,

@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 Array = NDArray[Any]
 
@@ -13,7 +14,7 @@ _BLOCK = 512
 few vector instructions."""
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def medians(stack: Array, pairs: Array, top: Any, median: Array) -> None:
     """Sort the values of each pixel and write the middle one, or the mean of the two middle ones.
 
@@ -52,7 +53,7 @@ def medians(stack: Array, pairs: Array, top: Any, median: Array) -> None:
                 median[start + p] = (np.float64(a) + np.float64(b)) / 2
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def follow(image: Array, step: float, background: Array) -> None:
     """Move each pixel of the background by at most step towards the image; one that is NaN, in either, stays."""
     for r in range(image.shape[0]):
@@ -67,7 +68,7 @@ def follow(image: Array, step: float, background: Array) -> None:
             background[r, c] = low if value < low else new
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def mean_of_numbers(image: Array) -> float:
     """Return the mean of what is not NaN, NaN if all is; summed in a fixed order, eight columns side by side."""
     total = np.zeros(8)

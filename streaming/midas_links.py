@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .errors import FrameError, SettingsError
 
 Array = NDArray[Any]
@@ -174,13 +174,13 @@ class _Grid:
         return grid
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def _bucket(row_cell: Any, col_cell: Any, size: int) -> Any:
     """Return where a square is listed; size is a power of 2."""
     return (np.int64(row_cell) * 0x9E3779B1 ^ np.int64(col_cell) * 0x85EBCA77) & (size - 1)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _fill_grid(row: Array, col: Array, order: Array, margin: float, first: Array, after: Array) -> None:
     for i in order:
         k = _bucket(np.floor(row[i] / margin), np.floor(col[i] / margin), len(first))
@@ -188,7 +188,7 @@ def _fill_grid(row: Array, col: Array, order: Array, margin: float, first: Array
         first[k] = i
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _nearest(
     r: Any,
     c: Any,
@@ -224,7 +224,7 @@ def _nearest(
     return best, least
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _take_nearest(
     row_a: Array,
     col_a: Array,
@@ -256,7 +256,7 @@ def _take_nearest(
             free_a[i] = free_b[j] = False
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _ask(
     a: Array, b: Array, is_open: Array, asks: Array, first: Array, chain: Array, wanted: Array, shared: Array
 ) -> None:
@@ -291,7 +291,7 @@ def _ask(
             j += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _take_most(by_angle: Array, wanted: Array, shared: Array, most: Array, partner: Array) -> None:
     for q in by_angle:
         p = wanted[q]

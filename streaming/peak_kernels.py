@@ -8,9 +8,9 @@ a whole number below 2^53, thus exact, another order is taken: it gives the same
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .vectors import (
     LANES,
     WIDE,
@@ -255,7 +255,7 @@ def flat_tops(weight: Array, runs: Array, n_runs: int, near: Array, is_top: Arra
                         is_top[first[i] + m] &= weight[p + other] <= weight[first[i] + m]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def nearest_maximum(
     row: Array,
     col: Array,

@@ -3,13 +3,14 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 Array = NDArray[Any]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _root(parent: Array, i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -17,7 +18,7 @@ def _root(parent: Array, i: int) -> int:
     return i
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def list_neighbours(member_a: Array, member_b: Array, start: Array, link: Array) -> None:
     """Write the links of each member one after the other, those of member i to link[start[i] : start[i + 1]].
 
@@ -38,7 +39,7 @@ def list_neighbours(member_a: Array, member_b: Array, start: Array, link: Array)
             link[start[i]] = k
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def flood(
     intensity: Array,
     row: Array,

@@ -22,10 +22,11 @@ order or where no order matters.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from .compiled import compiled
 
 WORD = 64
 """Pixels that are compared at once."""
@@ -38,13 +39,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def kernel(**options: Any) -> Callable[[_Function], _Function]:
-    """Compile a function that makes no array and keeps none: ``njit`` without counting who uses which array.
+    """Compile a function that makes no array and keeps none: `compiled` without counting who uses which array.
 
     Numba counts up and down, an atomic operation of some 5 ns each, wherever a function that is put into another is
     given arrays, inlined or not: a dozen times for each run of pixels, a third of the time of a crowded frame.
     """
-    njit: Any = numba.njit
-    return njit(nogil=True, cache=True, _nrt=False, **options)
+    return compiled(_nrt=False, **options)
 
 
 _I1, _I8, _I32, _I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)

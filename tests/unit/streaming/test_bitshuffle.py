@@ -67,8 +67,8 @@ def test_what_is_stored_without_a_file_is_read_by_the_filter(data):
     assert (made.shape, made.dtype) == (image.shape, image.dtype)
     assert made.dense().tobytes() == image.tobytes()
     with h5py.File.in_memory() as file:
-        like = {"dtype": image.dtype, "chunks": image.shape, **hdf5plugin.Bitshuffle(cname="lz4")}
-        data_set = file.create_dataset("data", image.shape, **like)
+        filters = hdf5plugin.Bitshuffle(cname="lz4")
+        data_set = file.create_dataset("data", image.shape, image.dtype, chunks=image.shape, **filters)
         data_set.id.write_direct_chunk((0, 0), made.chunk)
         assert data_set[()].tobytes() == image.tobytes()
 
