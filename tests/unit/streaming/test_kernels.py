@@ -153,6 +153,8 @@ def test_maxima_and_pixels_of_each_label(data):
 
 FAR = {
     "uint8": (255, 254, 9),
+    "uint16": (65535, 254, 255, 256, 300),
+    "uint32": (2**32 - 1, 254, 255, 256, 2**31),
     "int32": (2**31 - 1, -(2**31), 254, 300),
     "float32": (np.nan, np.inf, -np.inf, 300.5, -1e30),
 }
@@ -160,7 +162,7 @@ FAR = {
 
 
 @settings(max_examples=20)
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])  # the others: test_lit_pixels.py
+@pytest.mark.parametrize("dtype", FAR)  # the others: test_lit_pixels.py
 @pytest.mark.parametrize("n_cols", [1, 63, 64, 65, 130, 192])
 @given(data=st.data())
 def test_runs_of_wide_rows(dtype, n_cols, data):
